@@ -1,0 +1,81 @@
+//! Custody: who holds a private key. Digest in, signature out; the private key never leaves.
+mod master;
+mod random;
+mod sealed;
+
+pub use master::{MasterKey, MasterKeyError};
+pub use random::{Random, SystemRandom};
+pub use sealed::SealedCustody;
+
+use signpost_dkim::record::PublicKey;
+use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
+
+/// To whom a key is bound. All of it is associated data of the seal: a sealed key moved to another row does not open.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct KeyBinding {
+    /// Tenant id, as in the store.
+    pub tenant: String,
+    /// d=
+    pub domain: SigningDomain,
+    /// s=
+    pub selector: Selector,
+    /// Key id, as in the store.
+    pub key_id: String,
+}
+
+/// Which custody holds a key; the value stored and shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CustodyKind {
+    /// PKCS#8 sealed under the master key.
+    Sealed,
+}
+
+impl CustodyKind {
+    /// `sealed`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sealed => "sealed",
+        }
+    }
+    /// The reverse of `as_str`.
+    pub fn parse(text: &str) -> Option<Self> {
+        (text == "sealed").then_some(Self::Sealed)
+    }
+}
+
+/// What the store keeps of a private key: a reference with its scheme, and for `sealed:` the sealed octets.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoredKey {
+    /// `sealed:<key id>`.
+    pub reference: String,
+    /// Nonce and ciphertext; empty for remote custody.
+    pub sealed: Vec<u8>,
+    /// The public half, compared with the opened private key before first use.
+    pub public_key: PublicKey,
+    /// Kind and size.
+    pub algorithm: KeyAlgorithm,
+}
+
+/// Why custody did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum CustodyError {
+    /// Try later; mail waits. (Master key absent or wrong, KMS away.)
+    #[error("the key cannot be used now: {0}")]
+    Unavailable(String),
+    /// Never works as it is: the sealed octets do not open under this binding, or the algorithm is not offered.
+    #[error("the key cannot be used: {0}")]
+    Refused(String),
+}
+
+/// Makes keys and signs with them.
+#[async_trait::async_trait]
+pub trait Custody: Send + Sync {
+    /// Which kind this is.
+    fn kind(&self) -> CustodyKind;
+    /// Makes a key; the public half is derived from the stored private one, and a test signature is verified with it.
+    async fn create(&self, binding: &KeyBinding, algorithm: KeyAlgorithm) -> Result<StoredKey, CustodyError>;
+    /// Signs the SHA-256 `digest` of a signing input: RSASSA-PKCS1-v1_5 over the digest, or Ed25519 with the 32 octets as message (RFC 8463 3).
+    async fn sign(&self, binding: &KeyBinding, key: &StoredKey, digest: &[u8; 32]) -> Result<Vec<u8>, CustodyError>;
+    /// Drops cached private material of a key (after revocation or deletion).
+    fn forget(&self, key_id: &str);
+}
