@@ -1,0 +1,1 @@
+//! Published keys: the p= bytes last read from DNS, refreshed in the background.
