@@ -91,5 +91,7 @@ impl fmt::Debug for MasterKey {
 }
 
 fn refused(what: &str) -> MasterKeyError {
-    MasterKeyError(format!("{what}; it must be the base64 of exactly 32 octets, as Signpost wrote it: restore the file from its backup"))
+    MasterKeyError(format!(
+        "{what}; it must be the base64 of exactly 32 octets, as Signpost wrote it: restore the file from its backup"
+    ))
 }

@@ -12,7 +12,10 @@ pub trait Random: Send + Sync {
 pub struct SystemRandom;
 
 impl Random for SystemRandom {
-    #[expect(clippy::expect_used, reason = "without entropy no key, nonce or id may be made; the trait's contract says so")]
+    #[expect(
+        clippy::expect_used,
+        reason = "without entropy no key, nonce or id may be made; the trait's contract says so"
+    )]
     fn fill(&self, dest: &mut [u8]) {
         aws_lc_rs::rand::fill(dest).expect("the operating system has no entropy source");
     }

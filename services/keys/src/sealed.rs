@@ -64,11 +64,17 @@ impl SealedCustody {
         let (row, place) = (stored.clone(), binding.clone());
         let opened = run(stored.algorithm, move || open(&sealing, &place, &row)).await;
         let key = Arc::new(opened.inspect_err(|error| warn_unopened(binding, error))?);
+        self.keep(epoch, binding, stored, &key);
+        Ok(key)
+    }
+
+    /// Caches a key whose opening began in `epoch`; not if a key was forgotten or the master key replaced meanwhile,
+    /// for then it may be the very key that must not stay.
+    fn keep(&self, epoch: u64, binding: &KeyBinding, stored: &StoredKey, key: &Arc<SigningKey>) {
         let mut vault = self.write();
         if vault.epoch == epoch {
-            vault.cache.insert(binding, stored, Arc::clone(&key));
+            vault.cache.insert(binding, stored, Arc::clone(key));
         }
-        Ok(key)
     }
 
     // A panic while the lock was held cannot leave the vault half-changed in a way that matters: at worst a key is not cached.
@@ -203,4 +209,52 @@ fn unfinished() -> CustodyError {
 /// A row that does not open is damage or an attack on the database: the operator must hear of it.
 fn warn_unopened(binding: &KeyBinding, error: &CustodyError) {
     tracing::warn!(tenant = %binding.tenant, domain = %binding.domain, selector = %binding.selector, key = %binding.key_id, %error, "a stored key does not open");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SystemRandom;
+    use signpost_dkim::{Selector, SigningDomain};
+
+    async fn custody_with_a_key() -> (SealedCustody, KeyBinding, StoredKey) {
+        let custody = SealedCustody::new(Arc::new(SystemRandom));
+        custody.unseal(Arc::new(MasterKey::generate(&SystemRandom)));
+        let binding = KeyBinding {
+            tenant: "t1".into(),
+            domain: SigningDomain::parse("example.com").unwrap(),
+            selector: Selector::parse("s1").unwrap(),
+            key_id: "k1".into(),
+        };
+        let stored = custody.create(&binding, KeyAlgorithm::Ed25519).await.unwrap();
+        (custody, binding, stored)
+    }
+
+    #[tokio::test]
+    async fn a_key_is_opened_once_and_leaves_memory_when_forgotten_or_the_master_key_changes() {
+        let (custody, binding, stored) = custody_with_a_key().await;
+        let first = custody.signing_key(&binding, &stored).await.unwrap();
+        let again = custody.signing_key(&binding, &stored).await.unwrap();
+        assert!(Arc::ptr_eq(&first, &again), "opened twice");
+        drop(again);
+        custody.forget("k1");
+        assert_eq!(Arc::strong_count(&first), 1, "still held after forget");
+
+        let second = custody.signing_key(&binding, &stored).await.unwrap();
+        custody.unseal(Arc::new(MasterKey::generate(&SystemRandom)));
+        assert_eq!(Arc::strong_count(&second), 1, "still held after unseal");
+    }
+
+    #[tokio::test]
+    async fn a_key_forgotten_while_it_was_being_opened_does_not_stay() {
+        let (custody, binding, stored) = custody_with_a_key().await;
+        let began = custody.read().epoch;
+        let key = custody.signing_key(&binding, &stored).await.unwrap();
+        custody.forget("k1");
+        custody.keep(began, &binding, &stored, &key);
+        assert_eq!(Arc::strong_count(&key), 1, "cached after forget");
+        let now = custody.read().epoch;
+        custody.keep(now, &binding, &stored, &key);
+        assert_eq!(Arc::strong_count(&key), 2, "not cached");
+    }
 }

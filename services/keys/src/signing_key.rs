@@ -97,3 +97,27 @@ impl fmt::Debug for SigningKey {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SystemRandom;
+
+    #[test]
+    fn debug_depends_on_the_kind_only() {
+        for (algorithm, expected) in
+            [(KeyAlgorithm::Ed25519, "SigningKey::Ed25519(hidden)"), (KeyAlgorithm::Rsa2048, "SigningKey::Rsa(hidden)")]
+        {
+            let pkcs8 = generate(&SystemRandom, algorithm).unwrap();
+            assert_eq!(format!("{:?}", SigningKey::from_pkcs8(algorithm, &pkcs8).unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_kind_does_not_parse() {
+        let ed25519 = generate(&SystemRandom, KeyAlgorithm::Ed25519).unwrap();
+        let rsa = generate(&SystemRandom, KeyAlgorithm::Rsa2048).unwrap();
+        assert!(SigningKey::from_pkcs8(KeyAlgorithm::Rsa2048, &ed25519).is_err());
+        assert!(SigningKey::from_pkcs8(KeyAlgorithm::Ed25519, &rsa).is_err());
+    }
+}
