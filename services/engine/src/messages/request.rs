@@ -74,10 +74,6 @@ pub struct Prepared {
     pub message_id: String,
     /// Decoded, for lists.
     pub subject: String,
-    /// Release time, where the request asks for a later one.
-    pub send_at_ms: Option<i64>,
-    /// True if the body has octets above 127: it must only go to hosts that offer 8BITMIME.
-    pub eight_bit: bool,
     /// Things worth telling that are no errors.
     pub warnings: Vec<String>,
     /// When to send, milliseconds since the epoch; `None`: now.
