@@ -1,4 +1,6 @@
 //! The "Bad input" promises: what is refused, how, and where the fault lies. Never a 500, never another domain.
+#![cfg(test)]
+
 use serde_json::{Value, json};
 use signpost_it::{Api, DEADLINE, DkimPy, World};
 use std::io::{Read, Write};

@@ -1,4 +1,6 @@
 //! Who a name belongs to, when more than one tenant says so.
+#![cfg(test)]
+
 use serde_json::{Value, json};
 use signpost_it::{Answer, Tenant, World};
 

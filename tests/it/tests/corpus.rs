@@ -4,6 +4,8 @@
 //! is missing. Each message is then signed, verifies with dkimpy, mail-auth and our verifier, and is otherwise unchanged; or it
 //! is refused with a reason. The results are committed in tests/it/corpus-results.tsv and were read by hand; a drift fails.
 //! `UPDATE_CORPUS=1` writes the file anew.
+#![cfg(test)]
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 use signpost_it::{Answer, DkimPy, Domain, MailAuthJudge, World, cargo_metadata, our_verdict, repository};

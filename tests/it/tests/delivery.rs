@@ -1,4 +1,6 @@
 //! What becomes of a message when the receiver, the network or we ourselves fail.
+#![cfg(test)]
+
 use serde_json::{Value, json};
 use signpost_it::{App, DkimPy, Receiver, World, enabled_domain};
 

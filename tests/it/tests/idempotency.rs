@@ -1,4 +1,6 @@
 //! The same request with the same Idempotency-Key is one message, whatever happens in between.
+#![cfg(test)]
+
 use serde_json::{Value, json};
 use signpost_it::{Answer, World};
 

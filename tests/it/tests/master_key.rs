@@ -1,4 +1,6 @@
 //! The master key: made once, never written over, missed loudly, and mended by the right one.
+#![cfg(test)]
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use signpost_it::{App, Receiver, World, enabled_domain};
@@ -109,8 +111,9 @@ fn two_sealed_keys_swapped_in_the_database_do_not_open() {
     app.stop();
     // Python's sqlite3 is the attacker here: it swaps the sealed octets of the two keys, whatever the columns are called.
     let script = r"
-import sqlite3, sys, glob
-path = [p for p in glob.glob(sys.argv[1] + '/**', recursive=True) if p.endswith(('.db', '.sqlite', '.sqlite3'))][0]
+import glob, os, sqlite3, sys
+files = [p for p in glob.glob(sys.argv[1] + '/**', recursive=True) if os.path.isfile(p)]
+path = [p for p in files if open(p, 'rb').read(15) == b'SQLite format 3'][0]
 db = sqlite3.connect(path)
 swapped = 0
 for (table,) in db.execute('select name from sqlite_master where type=\'table\'').fetchall():

@@ -1,4 +1,6 @@
 //! `signpost sandbox --once`: the whole flow by one command, and what follows when a step is spoiled.
+#![cfg(test)]
+
 use serde_json::Value;
 use signpost_it::{DkimPy, Port, TxtRecords, binary};
 use std::process::{Command, Output, Stdio};

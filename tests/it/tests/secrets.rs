@@ -1,4 +1,6 @@
 //! Secrets stay where they belong. Every other end-to-end test ends with the same search; see `App`'s drop.
+#![cfg(test)]
+
 use serde_json::json;
 use signpost_it::World;
 
@@ -22,7 +24,6 @@ fn nothing_secret_is_in_the_log_the_data_folder_or_any_answer() {
     // Credentials where a careless log line would repeat them.
     let token = &world.tenant.token;
     world.app.api().with_token(&format!("{token}x")).get("/v1/domains").expect(401);
-    world.tenant.api.get(&format!("/v1/{token}")).expect(404);
     world.tenant.api.with_header("Idempotency-Key", "k").post("/v1/messages", &json!({"from": 1})).expect(422);
     for path in ["/v1/domains", "/v1/messages", "/v1/api-keys", "/openapi.json", "/readyz", "/livez"] {
         world.tenant.api.get(path).expect(200);
@@ -37,11 +38,7 @@ fn nothing_secret_is_in_the_log_the_data_folder_or_any_answer() {
     std::fs::write(&file, right).unwrap();
     world.app.start();
     world.app.kill();
-    // The path with the token in it was our own doing; it is not repeated in an answer, but an access log may name paths.
-    assert_eq!(
-        world.app.leaks().into_iter().filter(|leak| !leak.starts_with("log: API secret (raw)")).collect::<Vec<_>>(),
-        [] as [String; 0]
-    );
+    assert_eq!(world.app.leaks(), [] as [String; 0]);
 }
 
 #[test]

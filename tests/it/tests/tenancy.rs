@@ -1,7 +1,14 @@
 //! Tenants do not see, use or even notice each other.
+#![cfg(test)]
+
 use serde_json::{Value, json};
 use signpost_it::{Answer, Api, DEADLINE, DkimPy, Tenant, World, enabled_domain, wait_for};
 use std::process::Command;
+
+/// A call whose sender is of the given domain.
+type AskAs<'a> = Box<dyn Fn(&str) -> Answer + 'a>;
+/// A call with the given credentials.
+type CallBy<'a> = Box<dyn Fn(&Api) -> Answer + 'a>;
 
 const ABSENT: &str = "00000000000000000000000000000000";
 
@@ -85,7 +92,7 @@ fn a_sender_that_is_not_allowed_gets_the_same_answer_whoever_owns_the_domain() {
     world.tenant.api.post("/v1/domains", &json!({"name": "third.test"})).expect(201);
     let api = &world.tenant.api;
     let foreign = ["other.test", "nobodys.test", "third.test", "sub.other.test", "com", "gmail.com"];
-    let asked: Vec<(&str, Box<dyn Fn(&str) -> Answer>)> = vec![
+    let asked: Vec<(&str, AskAs<'_>)> = vec![
         ("JSON From", Box::new(|domain| api.post("/v1/messages", &message(&format!("ann@{domain}"))))),
         (
             "raw From",
@@ -197,7 +204,7 @@ fn a_key_does_what_its_scopes_say_and_nothing_else() {
     let world = World::start();
     let domain = world.enabled_domain("example.test", "ed25519");
     let id = &domain.id;
-    let calls: Vec<(&str, Box<dyn Fn(&Api) -> Answer>)> = vec![
+    let calls: Vec<(&str, CallBy<'_>)> = vec![
         ("domains:read", Box::new(|api| api.get("/v1/domains"))),
         ("domains:read", Box::new(|api| api.get(&format!("/v1/domains/{id}/records")))),
         ("domains:write", Box::new(|api| api.post_empty(&format!("/v1/domains/{id}/check")))),
