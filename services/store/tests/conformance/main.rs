@@ -1,0 +1,11 @@
+//! What the store promises, told without naming a database. Each behaviour is run on every database there is.
+mod support;
+
+mod deletion;
+mod domains;
+mod idempotency;
+mod installation;
+mod messages;
+mod queue;
+mod release;
+mod tenants;
