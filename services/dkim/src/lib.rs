@@ -4,10 +4,16 @@
 //! keys come in as record text, signatures come in as bytes.
 pub mod address;
 pub mod canonical;
+mod der;
+mod encoded_word;
 pub mod message;
 pub mod names;
+pub mod public_key;
 pub mod record;
 pub mod sign;
+
+mod signature;
+mod tags;
 pub mod verify;
 
 pub use names::{KeyAlgorithm, Mailbox, NameError, Selector, SigningDomain};

@@ -79,23 +79,149 @@ pub struct Message<'a> {
 
 impl<'a> Message<'a> {
     /// Splits `raw` (CRLF line ends) into fields and body. Lenient on purpose about 8-bit and long lines (verification must
-    /// work on what arrived); an obs-style `Name :` is accepted. A malformed header line is an error.
-    pub fn parse(_raw: &'a [u8]) -> Result<Self, MessageError> {
-        todo!()
+    /// work on what arrived); an obs-style `Name :` is accepted. A malformed header line is an error, and so is a CR or LF
+    /// on its own or a NUL in the header: other programs would see other fields there. The body is not looked at.
+    /// RFC 5322 2.1, 2.2, 4.5.
+    pub fn parse(raw: &'a [u8]) -> Result<Self, MessageError> {
+        let mut fields: Vec<Field<'a>> = Vec::new();
+        let mut start = 0;
+        let mut number = 0;
+        // Where the field begins that the lines so far belong to, and its line.
+        let mut open: Option<(usize, usize)> = None;
+        let body_offset = loop {
+            number += 1;
+            let end = line_end(raw, start);
+            let line = strip_crlf(&raw[start..end]);
+            check_line(line, number)?;
+            let is_continuation = matches!(line.first(), Some(b' ' | b'\t'));
+            if is_continuation && open.is_none() {
+                return Err(MessageError::NotAField { line: number });
+            }
+            if !is_continuation {
+                if let Some((from, line)) = open.replace((start, number)) {
+                    fields.push(field(&raw[from..start], line)?);
+                }
+                if line.is_empty() {
+                    break end;
+                }
+            }
+            start = end;
+        };
+        match fields.is_empty() {
+            true => Err(MessageError::NoHeader),
+            false => Ok(Self { fields, body: &raw[body_offset..], body_offset }),
+        }
     }
+
     /// Fields of that name, top to bottom.
     pub fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s Field<'a>> + 's {
         self.fields.iter().filter(move |f| f.is(name))
     }
 }
 
-/// Turns each bare LF into CRLF, and adds a final CRLF where it is missing; refuses bare CR and NUL (RFC 6376 5.3, RFC 5321 2.3.8).
-/// Returns the input unchanged (no copy) when nothing was to be done.
-pub fn normalize_line_ends(_raw: Vec<u8>) -> Result<Vec<u8>, MessageError> {
-    todo!()
+/// Offset behind the CRLF that ends the line at `start`, or of the end. An LF without CR ends no line.
+fn line_end(raw: &[u8], start: usize) -> usize {
+    let mut at = start;
+    while let Some(found) = raw[at..].iter().position(|&b| b == b'\n') {
+        at += found + 1;
+        if at - start >= 2 && raw[at - 2] == b'\r' {
+            return at;
+        }
+    }
+    raw.len()
 }
 
+fn strip_crlf(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r\n").unwrap_or(line)
+}
+
+/// RFC 5322 2.3: CR and LF only together; RFC 5322 4.1: no NUL.
+fn check_line(line: &[u8], number: usize) -> Result<(), MessageError> {
+    match line.iter().find(|b| matches!(b, b'\r' | b'\n' | 0)) {
+        None => Ok(()),
+        Some(b'\r') => Err(MessageError::BareLineEnd { what: "CR", line: number }),
+        Some(b'\n') => Err(MessageError::BareLineEnd { what: "LF", line: number }),
+        Some(_) => Err(MessageError::Nul { line: number }),
+    }
+}
+
+/// RFC 5322 2.2: name of 1*ftext, colon, value; RFC 5322 4.5.8: white space before the colon.
+fn field(raw: &[u8], line: usize) -> Result<Field<'_>, MessageError> {
+    let not_a_field = || MessageError::NotAField { line };
+    let colon = raw.iter().position(|&b| b == b':').ok_or_else(not_a_field)?;
+    let name = std::str::from_utf8(&raw[..colon]).map_err(|_| not_a_field())?;
+    let name = name.trim_end_matches([' ', '\t']);
+    if !is_field_name(name) {
+        return Err(not_a_field());
+    }
+    Ok(Field { raw, name, value: strip_crlf(&raw[colon + 1..]), line })
+}
+
+/// RFC 5322 3.6.8: printable ASCII except the colon.
+pub fn is_field_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| (33..=126).contains(&b) && b != b':')
+}
+
+/// Turns each bare LF into CRLF, and adds a final CRLF where it is missing; refuses bare CR and NUL (RFC 6376 5.3, RFC 5321 2.3.8).
+/// Returns the input unchanged (no copy) when nothing was to be done.
+pub fn normalize_line_ends(raw: Vec<u8>) -> Result<Vec<u8>, MessageError> {
+    let mut line = 1;
+    let mut bare = 0;
+    let mut previous = 0;
+    for (i, &b) in raw.iter().enumerate() {
+        match b {
+            b'\n' => {
+                bare += usize::from(previous != b'\r');
+                line += 1;
+            }
+            b'\r' if raw.get(i + 1) != Some(&b'\n') => return Err(MessageError::BareLineEnd { what: "CR", line }),
+            0 => return Err(MessageError::Nul { line }),
+            _ => {}
+        }
+        previous = b;
+    }
+    let unterminated = !raw.is_empty() && previous != b'\n';
+    if bare == 0 && !unterminated {
+        return Ok(raw);
+    }
+    let mut out = Vec::with_capacity(raw.len() + bare + 2);
+    for piece in raw.split_inclusive(|&b| b == b'\n') {
+        let content = piece.strip_suffix(b"\n").unwrap_or(piece);
+        out.extend_from_slice(content.strip_suffix(b"\r").unwrap_or(content));
+        out.extend_from_slice(b"\r\n");
+    }
+    Ok(out)
+}
+
+/// Octets of a line without its CRLF (RFC 5322 2.1.1).
+const LINE_MAX: usize = 998;
+
 /// The sending rules: no bare CR or LF, no NUL, no line over 998 octets, no 8-bit octets in the header.
-pub fn check_sendable(_raw: &[u8]) -> Result<(), MessageError> {
-    todo!()
+/// RFC 5322 2.1.1, 2.2, 2.3; a message that needs 8-bit headers would need SMTPUTF8 at every hop.
+pub fn check_sendable(raw: &[u8]) -> Result<(), MessageError> {
+    let mut in_header = true;
+    let mut name: &[u8] = &[];
+    let mut start = 0;
+    let mut number = 0;
+    while start < raw.len() {
+        number += 1;
+        let end = line_end(raw, start);
+        let line = strip_crlf(&raw[start..end]);
+        check_line(line, number)?;
+        if line.len() > LINE_MAX {
+            return Err(MessageError::LongLine { line: number, length: line.len() });
+        }
+        in_header &= !line.is_empty();
+        if in_header {
+            if !matches!(line.first(), Some(b' ' | b'\t')) {
+                name = line.split(|&b| b == b':').next().unwrap_or(line);
+            }
+            if !line.is_ascii() {
+                let name = String::from_utf8_lossy(name.trim_ascii_end()).into_owned();
+                return Err(MessageError::EightBitHeader { name, line: number });
+            }
+        }
+        start = end;
+    }
+    Ok(())
 }

@@ -1,62 +1,57 @@
 //! The public-key TXT record (RFC 6376 3.6.1, RFC 8463 4).
-use crate::names::{KeyAlgorithm, SignatureAlgorithm};
+use crate::names::SignatureAlgorithm;
+pub use crate::public_key::PublicKey;
+use crate::public_key::private_key_published;
+use crate::tags::{self, TagError, TagList, colon_list};
 
-/// A public key, parsed. Equality is equality of the key, not of its encoding.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicKey {
-    kind: SignatureAlgorithm,
-    der: Vec<u8>,
-    bits: u32,
-}
-
-impl PublicKey {
-    /// SubjectPublicKeyInfo DER of an RSA key.
-    pub fn from_rsa_spki(_der: &[u8]) -> Result<Self, RecordFault> {
-        todo!()
-    }
-    /// The raw 32 octets of an Ed25519 key.
-    pub fn from_ed25519(_raw: &[u8]) -> Result<Self, RecordFault> {
-        todo!()
-    }
-    /// The p= value, base64 (RSA: SPKI; Ed25519: raw).
-    pub fn to_p(&self) -> String {
-        todo!()
-    }
-    /// Parses a p= value of that kind; for RSA a bare RSAPublicKey is accepted too (erratum 3017).
-    pub fn from_p(_kind: SignatureAlgorithm, _p: &str) -> Result<Self, RecordFault> {
-        todo!()
-    }
-    /// rsa-sha256 or ed25519-sha256.
-    pub fn kind(&self) -> SignatureAlgorithm {
-        self.kind
-    }
-    /// Modulus size, or 256 for Ed25519.
-    pub fn bits(&self) -> u32 {
-        self.bits
-    }
-    /// Which of our algorithms this is; `None` for sizes that we do not make.
-    pub fn algorithm(&self) -> Option<KeyAlgorithm> {
-        todo!()
-    }
-    /// True iff `signature` is this key's over `digest` (the SHA-256 of the signing input). RSA below 1024 or above 8192 bits is false.
-    pub fn verify_digest(&self, _digest: &[u8; 32], _signature: &[u8]) -> bool {
-        todo!()
-    }
-}
+/// Octets of one character-string (RFC 1035 3.3).
+const STRING_MAX: usize = 255;
+/// RFC 8301 3.2: signatures by smaller keys are never valid.
+const RSA_BITS_MIN: u32 = 1024;
+/// RFC 8301 3.2: signers should not use less.
+const RSA_BITS_GOOD: u32 = 2048;
+const RSA_BITS_MAX: u32 = 8192;
 
 /// The text to publish: `v=DKIM1; k=rsa; p=...`.
-pub fn build(_key: &PublicKey) -> String {
-    todo!()
+pub fn build(key: &PublicKey) -> String {
+    format!("v=DKIM1; k={}; p={}", key.kind().key_type(), key.to_p())
 }
 
 /// Cuts a TXT value into character-strings of at most 255 octets (RFC 1035 3.3). Never empty.
-pub fn chunk(_value: &str) -> Vec<String> {
-    todo!()
+pub fn chunk(value: &str) -> Vec<String> {
+    let mut chunks = Vec::new();
+    let mut rest = value;
+    while rest.len() > STRING_MAX {
+        let cut = (0..=STRING_MAX).rev().find(|&i| rest.is_char_boundary(i)).unwrap_or(STRING_MAX);
+        let (head, tail) = rest.split_at(cut);
+        chunks.push(head.to_owned());
+        rest = tail;
+    }
+    chunks.push(rest.to_owned());
+    chunks
 }
 
 /// Zone-file form of a TXT value: quoted strings, `"` and `\` escaped (RFC 1035 5.1).
-pub fn zone_text(_value: &str) -> String {
-    todo!()
+pub fn zone_text(value: &str) -> String {
+    let strings: Vec<String> = chunk(value).iter().map(|string| zone_string(string)).collect();
+    strings.join(" ")
+}
+
+fn zone_string(string: &str) -> String {
+    let mut out = String::with_capacity(string.len() + 2);
+    out.push('"');
+    for b in string.bytes() {
+        match b {
+            b'"' | b'\\' => {
+                out.push('\\');
+                out.push(char::from(b));
+            }
+            b' '..=b'~' => out.push(char::from(b)),
+            _ => out.push_str(&format!("\\{b:03}")),
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// A key record as others publish it.
@@ -99,6 +94,216 @@ pub enum RecordFault {
 }
 
 /// Parses the joined strings of one TXT record. Strict: what a strict verifier refuses is a fault.
-pub fn parse(_text: &str) -> Result<KeyRecord, RecordFault> {
-    todo!()
+/// RFC 6376 3.2, 3.6.1; RFC 8301; RFC 8463 4. No text of the record is repeated in a fault: it may hold a private key.
+pub fn parse(text: &str) -> Result<KeyRecord, RecordFault> {
+    if text.to_ascii_uppercase().contains("PRIVATE KEY-----") {
+        return Err(private_key_published());
+    }
+    if !looks_like_key_record(text) {
+        return Err(RecordFault::NotAKeyRecord(
+            "it has neither v=DKIM1 nor p=; publish the key record under exactly this name".to_owned(),
+        ));
+    }
+    if let Some(artifact) = Artifact::find(text) {
+        return Err(artifact.fault(text));
+    }
+    parse_strict(text).map_err(|fault| explain_cut(text, fault))
+}
+
+/// What a copy through a zone file, a shell or a web form leaves in a value.
+#[derive(Clone, Copy)]
+enum Artifact {
+    Quote,
+    Backslash,
+}
+
+impl Artifact {
+    /// Looks outside n=, where both characters are allowed (RFC 6376 3.6.1, 2.11).
+    fn find(text: &str) -> Option<Self> {
+        let tags = || text.split(';').filter(|tag| !tag.trim_start_matches([' ', '\t', '"']).starts_with("n="));
+        match (tags().any(|t| t.contains('"')), tags().any(|t| t.contains('\\'))) {
+            (true, _) => Some(Self::Quote),
+            (false, true) => Some(Self::Backslash),
+            (false, false) => None,
+        }
+    }
+
+    /// Names the artifact, and what the record would be without it.
+    fn fault(self, text: &str) -> RecordFault {
+        let what = match self {
+            Self::Quote => {
+                "the value contains literal quote characters (\"): DNS itself adds the quotes that tools show, so remove them"
+            }
+            Self::Backslash => "the value contains a literal backslash (\\), often before a semicolon: remove it",
+        };
+        let verdict = match normalized(text).as_deref().map(parse_strict) {
+            Some(Ok(record)) => {
+                format!(
+                    "without them it would be a valid {} key of {} bits, and some lenient receivers read it so",
+                    record.key.kind().key_type(),
+                    record.key.bits()
+                )
+            }
+            Some(Err(fault)) => format!("there is more wrong with it: {fault}"),
+            None => "nothing is left without them".to_owned(),
+        };
+        RecordFault::Malformed(format!("{what}; {verdict}"))
+    }
+}
+
+/// The value without literal quotes and backslashes, strings joined: what was probably meant. `None` if that changes nothing.
+pub fn normalized(text: &str) -> Option<String> {
+    let joined = text.replace("\\\"", "\"").replace("\" \"", "").replace(['"', '\\'], "");
+    (joined != text && !joined.is_empty()).then_some(joined)
+}
+
+/// True where someone meant a key record: p= or v=DKIM in any case and behind stray quotes. Other records at a name (SPF, DMARC,
+/// site verification) say so by v= or have neither.
+fn looks_like_key_record(text: &str) -> bool {
+    let mut has_p = false;
+    for (i, tag) in text.split(';').enumerate() {
+        let Some((name, value)) = tag.split_once('=') else { continue };
+        let stray = |c: char| matches!(c, ' ' | '\t' | '\r' | '\n' | '"' | '\\' | '\'');
+        match name.trim_matches(stray).to_ascii_lowercase().as_str() {
+            "v" => {
+                let value = value.trim_matches(stray).to_ascii_lowercase();
+                if value.starts_with("dkim") {
+                    return true;
+                }
+                // Another kind of record that happens to have p=, such as DMARC.
+                if i == 0 && ["spf", "dmarc", "sts", "tlsrpt", "bimi"].iter().any(|kind| value.starts_with(kind)) {
+                    return false;
+                }
+            }
+            "p" => has_p = true,
+            _ => {}
+        }
+    }
+    has_p
+}
+
+fn parse_strict(text: &str) -> Result<KeyRecord, RecordFault> {
+    let list = TagList::parse(text).map_err(|e| syntax_fault(&e))?;
+    check_version(&list)?;
+    let p = list.get("p").ok_or_else(|| missing_p(&list))?;
+    if p.is_empty() {
+        return Err(RecordFault::Revoked);
+    }
+    let hashes = list.get("h").map(|h| colon_list(h).map(|item| item.to_ascii_lowercase()).collect::<Vec<_>>());
+    let services = list.get("s").map(|s| colon_list(s).map(str::to_owned).collect::<Vec<_>>());
+    let key = PublicKey::from_p(key_type(&list)?, p)?;
+    check_usable(&key, hashes.as_deref(), services.as_deref())?;
+    let flags: Vec<&str> = list.get("t").map(|t| colon_list(t).collect()).unwrap_or_default();
+    let testing = flags.contains(&"y");
+    Ok(KeyRecord {
+        warnings: warnings(&list, &key, testing),
+        key,
+        hashes,
+        services,
+        testing,
+        strict: flags.contains(&"s"),
+        notes: list.get("n").map(str::to_owned),
+    })
+}
+
+fn syntax_fault(error: &TagError) -> RecordFault {
+    RecordFault::Malformed(format!(
+        "the record is not a list of name=value separated by semicolons (RFC 6376 3.2): {error}"
+    ))
+}
+
+/// RFC 6376 3.6.1 v=: optional; if present it is first and exactly DKIM1.
+fn check_version(list: &TagList<'_>) -> Result<(), RecordFault> {
+    let Some(version) = list.get("v") else { return Ok(()) };
+    if version != "DKIM1" {
+        return Err(RecordFault::Malformed("v= must be exactly DKIM1, in capitals (RFC 6376 3.6.1)".to_owned()));
+    }
+    match list.iter().next() {
+        Some(first) if first.name == "v" => Ok(()),
+        Some(_) | None => {
+            Err(RecordFault::Malformed("v=DKIM1 must be the first tag of the record (RFC 6376 3.6.1)".to_owned()))
+        }
+    }
+}
+
+/// RFC 6376 3.2: tag names are case-sensitive.
+fn missing_p(list: &TagList<'_>) -> RecordFault {
+    match list.iter().any(|tag| tag.name == "P") {
+        true => RecordFault::Malformed(
+            "there is no p= tag: tag names and values are case-sensitive (RFC 6376 3.2), write v=, k= and p= in small letters".to_owned(),
+        ),
+        false => RecordFault::Malformed("there is no p= tag; publish the whole record".to_owned()),
+    }
+}
+
+/// RFC 6376 3.6.1 k=, RFC 8463 4.1. A record of an unknown type is as if absent.
+fn key_type(list: &TagList<'_>) -> Result<SignatureAlgorithm, RecordFault> {
+    match list.get("k") {
+        None | Some("rsa") => Ok(SignatureAlgorithm::RsaSha256),
+        Some("ed25519") => Ok(SignatureAlgorithm::Ed25519Sha256),
+        Some(_) => Err(RecordFault::Unusable(
+            "k= names a key type that is not known; use k=rsa or k=ed25519, in small letters".to_owned(),
+        )),
+    }
+}
+
+/// RFC 6376 3.6.1 h= and s=, RFC 8301 3.1 and 3.2.
+fn check_usable(key: &PublicKey, hashes: Option<&[String]>, services: Option<&[String]>) -> Result<(), RecordFault> {
+    if hashes.is_some_and(|h| !h.iter().any(|hash| hash == "sha256")) {
+        return Err(RecordFault::Unusable(
+            "h= does not allow sha256, the only hash that is accepted (RFC 8301 3.1); remove h=".to_owned(),
+        ));
+    }
+    if services.is_some_and(|s| !s.iter().any(|service| service == "*" || service == "email")) {
+        return Err(RecordFault::Unusable(
+            "s= does not allow email; write s=email, or remove s= (RFC 6376 3.6.1)".to_owned(),
+        ));
+    }
+    match (key.kind(), key.bits()) {
+        (SignatureAlgorithm::RsaSha256, bits @ ..RSA_BITS_MIN) => Err(RecordFault::Unusable(format!(
+            "the RSA key has {bits} bits; keys below 1024 bits are not accepted (RFC 8301 3.2), use 2048"
+        ))),
+        (SignatureAlgorithm::RsaSha256, bits) if bits > RSA_BITS_MAX => Err(RecordFault::Unusable(format!(
+            "the RSA key has {bits} bits; receivers do not accept more than 4096, use 2048"
+        ))),
+        (SignatureAlgorithm::RsaSha256 | SignatureAlgorithm::Ed25519Sha256, _) => Ok(()),
+    }
+}
+
+fn warnings(list: &TagList<'_>, key: &PublicKey, testing: bool) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if testing {
+        warnings
+            .push("t=y is test mode: receivers may ignore failures and passes; remove t=y (RFC 6376 3.6.1)".to_owned());
+    }
+    if key.kind() == SignatureAlgorithm::RsaSha256 && key.bits() < RSA_BITS_GOOD {
+        warnings.push(format!("the RSA key has {} bits; use 2048 (RFC 8301 3.2)", key.bits()));
+    }
+    if list.get("g").is_some() {
+        warnings
+            .push("g= is obsolete and ignored (RFC 6376 C.2); some old receivers still apply it, remove it".to_owned());
+    }
+    for tag in list.iter().filter(|tag| tag.name.len() == 1 && "VKPHSTNG".contains(tag.name)) {
+        warnings.push(format!("the tag {}= is ignored: tag names are case-sensitive, write it small", tag.name));
+    }
+    warnings
+}
+
+/// Adds what a cut at 255 characters comes from, and what a space in p= may have been.
+fn explain_cut(text: &str, fault: RecordFault) -> RecordFault {
+    match fault {
+        RecordFault::Truncated(why) if text.len() == STRING_MAX => {
+            RecordFault::Truncated(format!("the record ends after 255 characters, the provider truncated it; {why}"))
+        }
+        RecordFault::Truncated(why) if inner_space_in_p(text) => RecordFault::Truncated(format!(
+            "{why}; the spaces inside p= may have been + signs, which a form has replaced"
+        )),
+        other => other,
+    }
+}
+
+fn inner_space_in_p(text: &str) -> bool {
+    text.split(';')
+        .filter_map(|tag| tag.split_once('='))
+        .any(|(name, p)| tags::trim(name) == "p" && tags::trim(p).contains(' '))
 }

@@ -1,1 +1,24 @@
-//! engine
+//! Use cases of Signpost: domains, keys, messages, delivery. No HTTP and no SQL here.
+pub mod caller;
+pub mod clock;
+pub mod delivery;
+pub mod domains;
+pub mod error;
+pub mod ids;
+pub mod inbound;
+pub mod messages;
+mod published;
+mod state;
+
+pub use caller::{Caller, Scope};
+pub use clock::{Clock, SystemClock};
+pub use error::{Error, FieldError};
+pub use state::{Engine, MasterKeyState, Settings};
+
+/// Rows that the API shows, so that upper floors need not know the store.
+pub mod rows {
+    pub use signpost_store::{
+        ApiKeyRow, Begin, CheckRow, DomainRow, EventRow, IdempotencyScope, KeyRow, MessageBody, MessageRow, Page,
+        RecipientRow, SignatureRow, StoredAnswer, TenantRow,
+    };
+}

@@ -1,7 +1,10 @@
 //! Custody: who holds a private key. Digest in, signature out; the private key never leaves.
+mod cache;
 mod master;
 mod random;
+mod seal;
 mod sealed;
+mod signing_key;
 
 pub use master::{MasterKey, MasterKeyError};
 pub use random::{Random, SystemRandom};
@@ -9,6 +12,7 @@ pub use sealed::SealedCustody;
 
 use signpost_dkim::record::PublicKey;
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
+use std::fmt;
 
 /// To whom a key is bound. All of it is associated data of the seal: a sealed key moved to another row does not open.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -48,12 +52,24 @@ impl CustodyKind {
 pub struct StoredKey {
     /// `sealed:<key id>`.
     pub reference: String,
-    /// Nonce and ciphertext; empty for remote custody.
+    /// Name of the sealing key, nonce and ciphertext; empty for remote custody. Opaque to everybody else.
     pub sealed: Vec<u8>,
     /// The public half, compared with the opened private key before first use.
     pub public_key: PublicKey,
     /// Kind and size.
     pub algorithm: KeyAlgorithm,
+}
+
+impl fmt::Debug for StoredKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The sealed octets are ciphertext, but have no business in a log either.
+        f.debug_struct("StoredKey")
+            .field("reference", &self.reference)
+            .field("sealed", &format_args!("{} octets", self.sealed.len()))
+            .field("public_key", &self.public_key)
+            .field("algorithm", &self.algorithm)
+            .finish()
+    }
 }
 
 /// Why custody did not do it.

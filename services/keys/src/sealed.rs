@@ -1,19 +1,89 @@
 //! Keys sealed with AES-256-GCM under the master key; signed with locally.
+use crate::cache::KeyCache;
+use crate::seal::SealingKey;
+use crate::signing_key::{self, SigningKey};
 use crate::{Custody, CustodyError, CustodyKind, KeyBinding, MasterKey, Random, StoredKey};
 use signpost_dkim::KeyAlgorithm;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::Semaphore;
+
+/// Parsed keys kept; an RSA-2048 one takes about 10 KB.
+const CACHED_KEYS: usize = 10_000;
+/// What the test signature of a fresh key is over; any 32 octets serve.
+const TEST_DIGEST: [u8; 32] = *b"signpost: test of a new key pair";
 
 /// The default custody.
-pub struct SealedCustody;
+pub struct SealedCustody {
+    rng: Arc<dyn Random>,
+    vault: RwLock<Vault>,
+    /// RSA generation is seconds of work: as many at once as there are processors, the others wait.
+    generations: Arc<Semaphore>,
+}
+
+struct Vault {
+    sealing: Option<Arc<SealingKey>>,
+    cache: KeyCache,
+    /// Moves on `unseal` and `forget`. A key that was being opened meanwhile is used, but not cached.
+    epoch: u64,
+}
 
 impl SealedCustody {
     /// Without a master key every call answers `Unavailable` until `unseal`.
-    pub fn new(_rng: Arc<dyn Random>) -> Self {
-        todo!()
+    pub fn new(rng: Arc<dyn Random>) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Self {
+            rng,
+            vault: RwLock::new(Vault { sealing: None, cache: KeyCache::new(CACHED_KEYS), epoch: 0 }),
+            generations: Arc::new(Semaphore::new(processors)),
+        }
     }
-    /// Gives it the master key, also later at run time.
-    pub fn unseal(&self, _master: Arc<MasterKey>) {
-        todo!()
+
+    /// Gives it the master key, also later at run time. Replaces a former one, and drops what was opened with it.
+    pub fn unseal(&self, master: Arc<MasterKey>) {
+        let sealing = SealingKey::new(&master);
+        if let Err(error) = &sealing {
+            tracing::error!(%error, "the master key cannot be used");
+        }
+        let mut vault = self.write();
+        vault.sealing = sealing.ok().map(Arc::new);
+        vault.cache.clear();
+        vault.epoch += 1;
+    }
+
+    /// The parsed key of this row: from the cache, or opened now and cached.
+    async fn signing_key(&self, binding: &KeyBinding, stored: &StoredKey) -> Result<Arc<SigningKey>, CustodyError> {
+        let (sealing, epoch) = {
+            let vault = self.read();
+            let sealing = vault.unsealed()?;
+            if let Some(key) = vault.cache.get(binding, stored) {
+                return Ok(key);
+            }
+            (sealing, vault.epoch)
+        };
+        let (row, place) = (stored.clone(), binding.clone());
+        let opened = run(stored.algorithm, move || open(&sealing, &place, &row)).await;
+        let key = Arc::new(opened.inspect_err(|error| warn_unopened(binding, error))?);
+        self.keep(epoch, binding, stored, &key);
+        Ok(key)
+    }
+
+    /// Caches a key whose opening began in `epoch`; not if a key was forgotten or the master key replaced meanwhile,
+    /// for then it may be the very key that must not stay.
+    fn keep(&self, epoch: u64, binding: &KeyBinding, stored: &StoredKey, key: &Arc<SigningKey>) {
+        let mut vault = self.write();
+        if vault.epoch == epoch {
+            vault.cache.insert(binding, stored, Arc::clone(key));
+        }
+    }
+
+    // A panic while the lock was held cannot leave the vault half-changed in a way that matters: at worst a key is not cached.
+    fn read(&self) -> RwLockReadGuard<'_, Vault> {
+        self.vault.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Vault> {
+        self.vault.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -22,13 +92,169 @@ impl Custody for SealedCustody {
     fn kind(&self) -> CustodyKind {
         CustodyKind::Sealed
     }
-    async fn create(&self, _binding: &KeyBinding, _algorithm: KeyAlgorithm) -> Result<StoredKey, CustodyError> {
-        todo!()
+
+    async fn create(&self, binding: &KeyBinding, algorithm: KeyAlgorithm) -> Result<StoredKey, CustodyError> {
+        let sealing = self.read().unsealed()?;
+        let permit = Arc::clone(&self.generations).acquire_owned().await.map_err(|_| unfinished())?;
+        let (rng, binding) = (Arc::clone(&self.rng), binding.clone());
+        off_worker(move || {
+            // Held by the work, not by the caller: a caller that goes away does not free the processor.
+            let _permit = permit;
+            make(&*rng, &sealing, &binding, algorithm)
+        })
+        .await
     }
-    async fn sign(&self, _binding: &KeyBinding, _key: &StoredKey, _digest: &[u8; 32]) -> Result<Vec<u8>, CustodyError> {
-        todo!()
+
+    async fn sign(&self, binding: &KeyBinding, key: &StoredKey, digest: &[u8; 32]) -> Result<Vec<u8>, CustodyError> {
+        let signing_key = self.signing_key(binding, key).await?;
+        let digest = *digest;
+        run(key.algorithm, move || signing_key.sign(&digest)).await
     }
-    fn forget(&self, _key_id: &str) {
-        todo!()
+
+    fn forget(&self, key_id: &str) {
+        let mut vault = self.write();
+        vault.cache.remove(key_id);
+        vault.epoch += 1;
+    }
+}
+
+impl Vault {
+    fn unsealed(&self) -> Result<Arc<SealingKey>, CustodyError> {
+        self.sealing.clone().ok_or_else(|| {
+            CustodyError::Unavailable(
+                "there is no usable master key; put the right one where SIGNPOST_MASTER_KEY_FILE points \
+                 (default: the data folder), from its backup, and start Signpost again"
+                    .into(),
+            )
+        })
+    }
+}
+
+impl fmt::Debug for SealedCustody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealedCustody").field("unsealed", &self.read().sealing.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// Makes, seals, opens again and tries a key: what is returned has signed once from its stored form.
+fn make(
+    rng: &dyn Random,
+    sealing: &SealingKey,
+    binding: &KeyBinding,
+    algorithm: KeyAlgorithm,
+) -> Result<StoredKey, CustodyError> {
+    let pkcs8 = signing_key::generate(rng, algorithm)?;
+    let public_key = SigningKey::from_pkcs8(algorithm, &pkcs8)?.public_key()?;
+    let sealed = sealing.seal(rng, binding, algorithm, &pkcs8)?;
+    let stored = StoredKey { reference: reference(binding), sealed, public_key, algorithm };
+    let signature = open(sealing, binding, &stored)?.sign(&TEST_DIGEST)?;
+    if !stored.public_key.verify_digest(&TEST_DIGEST, &signature) {
+        return Err(CustodyError::Refused(format!(
+            "the test signature of the new {} key {} does not verify; it was thrown away, make another",
+            algorithm.as_str(),
+            binding.key_id
+        )));
+    }
+    Ok(stored)
+}
+
+/// Opens a row, and holds it to what stands beside the sealed octets: reference, algorithm and public half.
+fn open(sealing: &SealingKey, binding: &KeyBinding, stored: &StoredKey) -> Result<SigningKey, CustodyError> {
+    if stored.reference != reference(binding) {
+        return Err(CustodyError::Refused(format!(
+            "key {} has the reference {:?}, which is not its own in this custody",
+            binding.key_id, stored.reference
+        )));
+    }
+    let pkcs8 = sealing.open(binding, stored.algorithm, &stored.sealed)?;
+    let key = SigningKey::from_pkcs8(stored.algorithm, &pkcs8)?;
+    let public_key = key.public_key()?;
+    if public_key != stored.public_key || public_key.algorithm() != Some(stored.algorithm) {
+        return Err(CustodyError::Refused(format!(
+            "the public key stored for key {} is not the one of its private key: the row was changed; \
+             restore it from a backup, or revoke the key and make a new one",
+            binding.key_id
+        )));
+    }
+    Ok(key)
+}
+
+fn reference(binding: &KeyBinding) -> String {
+    format!("{}:{}", CustodyKind::Sealed.as_str(), binding.key_id)
+}
+
+/// RSA-2048 and Ed25519 inline, because handing such short work to another thread costs more than it spares
+/// (measured); larger RSA off the async workers.
+async fn run<T: Send + 'static>(
+    algorithm: KeyAlgorithm,
+    work: impl FnOnce() -> Result<T, CustodyError> + Send + 'static,
+) -> Result<T, CustodyError> {
+    match algorithm {
+        KeyAlgorithm::Rsa2048 | KeyAlgorithm::Ed25519 => work(),
+        KeyAlgorithm::Rsa3072 | KeyAlgorithm::Rsa4096 => off_worker(work).await,
+    }
+}
+
+async fn off_worker<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CustodyError> + Send + 'static,
+) -> Result<T, CustodyError> {
+    // The join error is left out: a panic's text is not ours to show.
+    tokio::task::spawn_blocking(work).await.map_err(|_| unfinished())?
+}
+
+fn unfinished() -> CustodyError {
+    CustodyError::Unavailable("the work on the key was broken off; try again".into())
+}
+
+/// A row that does not open is damage or an attack on the database: the operator must hear of it.
+fn warn_unopened(binding: &KeyBinding, error: &CustodyError) {
+    tracing::warn!(tenant = %binding.tenant, domain = %binding.domain, selector = %binding.selector, key = %binding.key_id, %error, "a stored key does not open");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SystemRandom;
+    use signpost_dkim::{Selector, SigningDomain};
+
+    async fn custody_with_a_key() -> (SealedCustody, KeyBinding, StoredKey) {
+        let custody = SealedCustody::new(Arc::new(SystemRandom));
+        custody.unseal(Arc::new(MasterKey::generate(&SystemRandom)));
+        let binding = KeyBinding {
+            tenant: "t1".into(),
+            domain: SigningDomain::parse("example.com").unwrap(),
+            selector: Selector::parse("s1").unwrap(),
+            key_id: "k1".into(),
+        };
+        let stored = custody.create(&binding, KeyAlgorithm::Ed25519).await.unwrap();
+        (custody, binding, stored)
+    }
+
+    #[tokio::test]
+    async fn a_key_is_opened_once_and_leaves_memory_when_forgotten_or_the_master_key_changes() {
+        let (custody, binding, stored) = custody_with_a_key().await;
+        let first = custody.signing_key(&binding, &stored).await.unwrap();
+        let again = custody.signing_key(&binding, &stored).await.unwrap();
+        assert!(Arc::ptr_eq(&first, &again), "opened twice");
+        drop(again);
+        custody.forget("k1");
+        assert_eq!(Arc::strong_count(&first), 1, "still held after forget");
+
+        let second = custody.signing_key(&binding, &stored).await.unwrap();
+        custody.unseal(Arc::new(MasterKey::generate(&SystemRandom)));
+        assert_eq!(Arc::strong_count(&second), 1, "still held after unseal");
+    }
+
+    #[tokio::test]
+    async fn a_key_forgotten_while_it_was_being_opened_does_not_stay() {
+        let (custody, binding, stored) = custody_with_a_key().await;
+        let began = custody.read().epoch;
+        let key = custody.signing_key(&binding, &stored).await.unwrap();
+        custody.forget("k1");
+        custody.keep(began, &binding, &stored, &key);
+        assert_eq!(Arc::strong_count(&key), 1, "cached after forget");
+        let now = custody.read().epoch;
+        custody.keep(now, &binding, &stored, &key);
+        assert_eq!(Arc::strong_count(&key), 2, "not cached");
     }
 }

@@ -1,0 +1,113 @@
+//! Seals PKCS#8 octets with AES-256-GCM, bound to where they belong.
+//!
+//! Format, version 1: 8 octets that name the sealing key, 12 octets of random nonce, ciphertext, 16 octets of tag.
+use crate::{CustodyError, KeyBinding, MasterKey, Random};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use signpost_dkim::KeyAlgorithm;
+use std::fmt;
+use zeroize::Zeroizing;
+
+/// First part of the associated data: the version and use of the format.
+const CONTEXT: &str = "signpost sealed private key v1";
+const NAME_LEN: usize = 8;
+const HEADER_LEN: usize = NAME_LEN + NONCE_LEN;
+const TAG_LEN: usize = 16;
+
+/// The subkey of the master key under which private keys are sealed.
+///
+/// Nonces are random; NIST SP 800-38D 8.3 bounds that to 2^32 seals under one key, and each key is sealed once.
+pub(crate) struct SealingKey {
+    key: LessSafeKey,
+    /// Tells a key sealed under another master key from one that was changed or moved; not a secret.
+    name: [u8; NAME_LEN],
+}
+
+impl SealingKey {
+    pub(crate) fn new(master: &MasterKey) -> Result<Self, CustodyError> {
+        let subkey = master.derive("sealed private keys v1");
+        let key = UnboundKey::new(&AES_256_GCM, subkey.as_slice())
+            .map_err(|_| CustodyError::Unavailable("AES-256-GCM is not offered by this build of aws-lc".into()))?;
+        let mut name = [0; NAME_LEN];
+        name.copy_from_slice(&master.derive("name of the sealing key v1")[..NAME_LEN]);
+        Ok(Self { key: LessSafeKey::new(key), name })
+    }
+
+    /// Seals `pkcs8` for exactly this binding and algorithm.
+    pub(crate) fn seal(
+        &self,
+        rng: &dyn Random,
+        binding: &KeyBinding,
+        algorithm: KeyAlgorithm,
+        pkcs8: &[u8],
+    ) -> Result<Vec<u8>, CustodyError> {
+        let mut nonce = [0; NONCE_LEN];
+        rng.fill(&mut nonce);
+        // Sized once: a vector that grows would leave plaintext behind. Zeroizing covers the way out through an error.
+        let mut out = Zeroizing::new(Vec::with_capacity(HEADER_LEN + pkcs8.len() + TAG_LEN));
+        out.extend_from_slice(&self.name);
+        out.extend_from_slice(&nonce);
+        out.extend_from_slice(pkcs8);
+        let tag = self
+            .key
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(associated_data(binding, algorithm)),
+                &mut out[HEADER_LEN..],
+            )
+            .map_err(|_| CustodyError::Refused(format!("key {} could not be sealed", binding.key_id)))?;
+        out.extend_from_slice(tag.as_ref());
+        Ok(std::mem::take(&mut *out))
+    }
+
+    /// Gives the PKCS#8 octets back, if `sealed` was sealed for this binding and algorithm and is unchanged.
+    pub(crate) fn open(
+        &self,
+        binding: &KeyBinding,
+        algorithm: KeyAlgorithm,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, CustodyError> {
+        let (name, rest) = sealed.split_at_checked(NAME_LEN).ok_or_else(|| does_not_open(binding))?;
+        if name != self.name {
+            return Err(CustodyError::Unavailable(format!(
+                "key {} was sealed under another master key; give Signpost the master key that it was made with",
+                binding.key_id
+            )));
+        }
+        let (nonce, ciphertext) = rest.split_at_checked(NONCE_LEN).ok_or_else(|| does_not_open(binding))?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| does_not_open(binding))?;
+        let mut buffer = Zeroizing::new(ciphertext.to_vec());
+        let length = self
+            .key
+            .open_in_place(nonce, Aad::from(associated_data(binding, algorithm)), &mut buffer)
+            .map_err(|_| does_not_open(binding))?
+            .len();
+        buffer.truncate(length);
+        Ok(buffer)
+    }
+}
+
+impl fmt::Debug for SealingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealingKey(hidden)")
+    }
+}
+
+/// Each part preceded by its length, so that no two bindings give the same octets.
+fn associated_data(binding: &KeyBinding, algorithm: KeyAlgorithm) -> Vec<u8> {
+    let KeyBinding { tenant, domain, selector, key_id } = binding;
+    let parts = [CONTEXT, algorithm.as_str(), tenant, domain.as_str(), selector.as_str(), key_id];
+    let mut out = Vec::new();
+    for part in parts {
+        out.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        out.extend_from_slice(part.as_bytes());
+    }
+    out
+}
+
+fn does_not_open(binding: &KeyBinding) -> CustodyError {
+    CustodyError::Refused(format!(
+        "the sealed octets of key {} do not open for its tenant, domain and selector: the row was changed or moved; \
+         restore it from a backup, or revoke the key and make a new one",
+        binding.key_id
+    ))
+}
