@@ -1,4 +1,6 @@
 //! What is SQLite's own: files, locks, restarts.
+#![cfg(test)]
+
 #[path = "conformance/support.rs"]
 #[expect(dead_code, reason = "shared with the conformance suite, which uses the rest")]
 mod support;

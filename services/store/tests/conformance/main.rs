@@ -1,4 +1,7 @@
 //! What the store promises, told without naming a database. Each behaviour is run on every database there is.
+// What lies here is test code for clippy too.
+#![cfg(test)]
+
 mod support;
 
 mod deletion;
