@@ -224,7 +224,7 @@ impl<'m> FieldIndex<'m> {
     }
 
     /// The lowest instance that was not taken yet.
-    fn next_from_below(&mut self, name: &str) -> Option<&'m [u8]> {
+    pub(crate) fn next_from_below(&mut self, name: &str) -> Option<&'m [u8]> {
         self.fields.get_mut(&name.to_ascii_lowercase())?.pop()
     }
 }
