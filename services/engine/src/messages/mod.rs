@@ -1,4 +1,6 @@
 //! Messages: compose or accept raw, authorize, sign, commit.
+#[cfg(test)]
+mod cases;
 pub mod compose;
 pub mod raw;
 pub mod request;

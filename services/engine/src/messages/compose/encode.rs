@@ -218,39 +218,43 @@ pub(super) fn unstructured(name: &str, text: &str, long: LongToken) -> String {
     field.finish()
 }
 
-/// A list of mailboxes (RFC 5322 3.4), folded after commas.
+/// A list of mailboxes (RFC 5322 3.4), folded after commas where a mailbox fits in a line.
 pub(super) fn address_list(name: &str, mailboxes: &[Mailbox]) -> String {
     let mut field = Field::new(name);
     for (index, mailbox) in mailboxes.iter().enumerate() {
         let gap = if index == 0 { "" } else { " " };
         let comma = if index + 1 < mailboxes.len() { "," } else { "" };
-        match mailbox.name().filter(|name| !name.is_empty()) {
-            None => field.atom(gap, &format!("{}{comma}", mailbox.address())),
-            Some(name) => {
-                phrase(&mut field, gap, name);
-                field.atom(" ", &format!("<{}>{comma}", mailbox.address()));
+        let Some(name) = mailbox.name().filter(|name| !name.is_empty()) else {
+            field.atom(gap, &format!("{}{comma}", mailbox.address()));
+            continue;
+        };
+        let address = format!("<{}>{comma}", mailbox.address());
+        match plain_phrase(name) {
+            Some(phrase) if phrase.len() + 1 + address.len() < FOLD_AT => {
+                field.atom(gap, &format!("{phrase} {address}"));
+            }
+            Some(phrase) => {
+                field.atom(gap, &phrase);
+                field.atom(" ", &address);
+            }
+            None => {
+                field.words(gap, name);
+                field.atom(" ", &address);
             }
         }
     }
     field.finish()
 }
 
-/// A display name: atoms, a quoted string, or encoded-words that stand outside of quotes (RFC 5322 3.2.5, RFC 2047 5 rule 3).
-fn phrase(field: &mut Field, gap: &str, name: &str) {
-    let is_printable = name.bytes().all(|b| matches!(b, b' '..=b'~')) && !name.contains("=?");
-    let is_atom = |word: &str| !word.is_empty() && word.len() <= LONG_TOKEN && word.bytes().all(is_atext);
-    if is_printable && name.split(' ').all(is_atom) {
-        for (index, word) in name.split(' ').enumerate() {
-            field.atom(if index == 0 { gap } else { " " }, word);
-        }
-        return;
+/// A display name as atoms or as a quoted string (RFC 5322 3.2.5); `None` where it must be encoded-words, which never stand in
+/// quotes (RFC 2047 5 rule 3).
+fn plain_phrase(name: &str) -> Option<String> {
+    if !name.bytes().all(|b| matches!(b, b' '..=b'~')) || name.contains("=?") {
+        return None;
     }
-    let quoted = quoted_string(name);
-    if is_printable && quoted.len() <= LONG_TOKEN {
-        field.atom(gap, &quoted);
-    } else {
-        field.words(gap, name);
-    }
+    let is_atom = |word: &str| !word.is_empty() && word.bytes().all(is_atext);
+    let phrase = if name.split(' ').all(is_atom) { name.to_owned() } else { quoted_string(name) };
+    (phrase.len() <= LONG_TOKEN).then_some(phrase)
 }
 
 /// RFC 5322 3.2.3.
