@@ -1,4 +1,7 @@
 //! Canonicalization (RFC 6376 3.4), streaming.
+//!
+//! White space is SP and HTAB only (RFC 6376 2.8); a CR or LF that is not part of a CRLF is an ordinary octet.
+use aws_lc_rs::digest::{Context, SHA256};
 
 /// Algorithm for header or body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -10,6 +13,21 @@ pub enum Canonicalization {
     Relaxed,
 }
 
+impl Canonicalization {
+    /// As in c=.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Simple => "simple",
+            Self::Relaxed => "relaxed",
+        }
+    }
+
+    /// The reverse of `as_str`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        [Self::Simple, Self::Relaxed].into_iter().find(|c| c.as_str() == text)
+    }
+}
+
 /// Hash of a canonical body. `canonical_length` counts all canonical octets, also those beyond a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyHash {
@@ -19,25 +37,265 @@ pub struct BodyHash {
     pub canonical_length: u64,
 }
 
+/// SHA-256 as an array.
+pub(crate) fn sha256(octets: &[u8]) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    context.update(octets);
+    finish_sha256(context)
+}
+
+fn finish_sha256(context: Context) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
+}
+
 /// Hashes a body that comes in chunks cut anywhere (between CR and LF too). Memory does not grow with the body.
-pub struct BodyHasher;
+pub struct BodyHasher {
+    canonicalization: Canonicalization,
+    output: Output,
+    /// CRLFs held back: they count only if something follows (RFC 6376 3.4.3, 3.4.4).
+    held_line_ends: u64,
+    /// A CR was the last octet; whether it begins a CRLF is not known yet.
+    held_cr: bool,
+    /// Relaxed: white space was seen that is one SP if something follows on the line, else nothing.
+    held_space: bool,
+}
 
 impl BodyHasher {
     /// `limit` is l= (RFC 6376 3.5): only so many canonical octets are hashed.
-    pub fn new(_canonicalization: Canonicalization, _limit: Option<u64>) -> Self {
-        todo!()
+    pub fn new(canonicalization: Canonicalization, limit: Option<u64>) -> Self {
+        Self { canonicalization, output: Output::new(limit), held_line_ends: 0, held_cr: false, held_space: false }
     }
+
     /// Next octets of the body.
-    pub fn update(&mut self, _chunk: &[u8]) {
-        todo!()
+    pub fn update(&mut self, chunk: &[u8]) {
+        let Some(rest) = self.settle_cr(chunk) else { return };
+        match self.canonicalization {
+            Canonicalization::Simple => self.update_simple(rest),
+            Canonicalization::Relaxed => self.update_relaxed(rest),
+        }
     }
+
     /// End of the body.
-    pub fn finish(self) -> BodyHash {
-        todo!()
+    pub fn finish(mut self) -> BodyHash {
+        if self.held_cr {
+            self.put(b"\r");
+        }
+        match self.canonicalization {
+            // RFC 6376 3.4.3: an empty body is one CRLF.
+            Canonicalization::Simple => self.output.put(b"\r\n"),
+            // RFC 6376 3.4.4: an empty body stays empty.
+            Canonicalization::Relaxed if self.output.length > 0 => self.output.put(b"\r\n"),
+            Canonicalization::Relaxed => {}
+        }
+        self.output.finish()
+    }
+
+    /// Decides about a CR at the end of the chunk before. `None` where the chunk is empty and decides nothing.
+    fn settle_cr<'c>(&mut self, chunk: &'c [u8]) -> Option<&'c [u8]> {
+        let (&first, after) = chunk.split_first()?;
+        if !self.held_cr {
+            return Some(chunk);
+        }
+        self.held_cr = false;
+        if first == b'\n' {
+            self.end_line();
+            return Some(after);
+        }
+        self.put(b"\r");
+        Some(chunk)
+    }
+
+    /// A CRLF: white space before it is gone.
+    fn end_line(&mut self) {
+        self.held_space = false;
+        self.held_line_ends += 1;
+    }
+
+    /// Content of a line; what was held back turns out to count.
+    fn put(&mut self, octets: &[u8]) {
+        for _ in 0..self.held_line_ends {
+            self.output.put(b"\r\n");
+        }
+        self.held_line_ends = 0;
+        if self.held_space {
+            self.output.put(b" ");
+            self.held_space = false;
+        }
+        self.output.put(octets);
+    }
+
+    /// RFC 6376 3.4.3: only the CRLFs at the end of the body matter.
+    fn update_simple(&mut self, chunk: &[u8]) {
+        let (mut content, ends_in_cr) = match chunk.strip_suffix(b"\r") {
+            Some(content) => (content, true),
+            None => (chunk, false),
+        };
+        let mut line_ends = 0;
+        while let Some(shorter) = content.strip_suffix(b"\r\n") {
+            content = shorter;
+            line_ends += 1;
+        }
+        if !content.is_empty() {
+            self.put(content);
+        }
+        self.held_line_ends += line_ends;
+        self.held_cr = ends_in_cr;
+    }
+
+    /// RFC 6376 3.4.4: first white space, line by line, then the empty lines at the end.
+    fn update_relaxed(&mut self, chunk: &[u8]) {
+        let mut rest = chunk;
+        while let Some(&first) = rest.first() {
+            match first {
+                b' ' | b'\t' => {
+                    self.held_space = true;
+                    rest = rest.trim_ascii_start_wsp();
+                }
+                b'\r' => match rest.get(1) {
+                    Some(b'\n') => {
+                        self.end_line();
+                        rest = &rest[2..];
+                    }
+                    Some(_) => {
+                        self.put(b"\r");
+                        rest = &rest[1..];
+                    }
+                    None => {
+                        self.held_cr = true;
+                        return;
+                    }
+                },
+                _ => {
+                    let (run, after) = rest.split_at(plain_run(rest));
+                    self.put(run);
+                    rest = after;
+                }
+            }
+        }
+    }
+}
+
+/// Octets from the start that relaxed leaves as they are: no CR, no HTAB, and each SP alone between two others.
+fn plain_run(octets: &[u8]) -> usize {
+    let mut end = 0;
+    while let Some(&b) = octets.get(end) {
+        let stays = match b {
+            b'\r' | b'\t' => false,
+            b' ' => octets.get(end + 1).is_some_and(|next| !matches!(next, b' ' | b'\t' | b'\r')),
+            _ => true,
+        };
+        if !stays {
+            break;
+        }
+        end += 1;
+    }
+    end
+}
+
+trait TrimWsp {
+    /// Without the SP and HTAB at the start.
+    fn trim_ascii_start_wsp(&self) -> &[u8];
+}
+
+impl TrimWsp for [u8] {
+    fn trim_ascii_start_wsp(&self) -> &[u8] {
+        let end = self.iter().position(|b| !matches!(b, b' ' | b'\t')).unwrap_or(self.len());
+        &self[end..]
+    }
+}
+
+/// The hash with its limit; small pieces are gathered first, a digest call costs more than a copy.
+struct Output {
+    context: Context,
+    gathered: Vec<u8>,
+    /// Canonical octets so far, hashed or not.
+    length: u64,
+    /// Octets still to be hashed under l=.
+    left: Option<u64>,
+}
+
+/// Octets gathered before they are hashed.
+const GATHER: usize = 4096;
+
+impl Output {
+    fn new(limit: Option<u64>) -> Self {
+        Self { context: Context::new(&SHA256), gathered: Vec::with_capacity(GATHER), length: 0, left: limit }
+    }
+
+    fn put(&mut self, octets: &[u8]) {
+        self.length += octets.len() as u64;
+        let hashed = match &mut self.left {
+            None => octets,
+            Some(left) => {
+                let count = usize::try_from(*left).unwrap_or(usize::MAX).min(octets.len());
+                *left -= count as u64;
+                &octets[..count]
+            }
+        };
+        if self.gathered.len() + hashed.len() > GATHER {
+            self.context.update(&self.gathered);
+            self.gathered.clear();
+        }
+        match hashed.len() > GATHER {
+            true => self.context.update(hashed),
+            false => self.gathered.extend_from_slice(hashed),
+        }
+    }
+
+    fn finish(mut self) -> BodyHash {
+        self.context.update(&self.gathered);
+        BodyHash { sha256: finish_sha256(self.context), canonical_length: self.length }
     }
 }
 
 /// Canonical form of one field, `raw` being all its octets with the final CRLF; the result ends in CRLF.
-pub fn canonical_field(_canonicalization: Canonicalization, _raw: &[u8]) -> Vec<u8> {
-    todo!()
+/// A final CRLF that is missing is added.
+pub fn canonical_field(canonicalization: Canonicalization, raw: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(raw.len() + 2);
+    append_canonical_field(canonicalization, raw, &mut out);
+    out
+}
+
+/// As `canonical_field`, at the end of `out`.
+pub(crate) fn append_canonical_field(canonicalization: Canonicalization, raw: &[u8], out: &mut Vec<u8>) {
+    let field = raw.strip_suffix(b"\r\n").unwrap_or(raw);
+    match canonicalization {
+        // RFC 6376 3.4.1.
+        Canonicalization::Simple => out.extend_from_slice(field),
+        Canonicalization::Relaxed => append_relaxed_field(field, out),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// RFC 6376 3.4.2.
+fn append_relaxed_field(field: &[u8], out: &mut Vec<u8>) {
+    let colon = field.iter().position(|&b| b == b':').unwrap_or(field.len());
+    let (name, value) = field.split_at(colon);
+    let name_end = name.iter().rposition(|b| !matches!(b, b' ' | b'\t')).map_or(0, |last| last + 1);
+    out.extend(name[..name_end].iter().map(u8::to_ascii_lowercase));
+    let Some((_, value)) = value.split_first() else { return };
+    out.push(b':');
+    let start = out.len();
+    let mut space = false;
+    let mut rest = value;
+    while let Some(&first) = rest.first() {
+        if matches!(first, b' ' | b'\t') {
+            space = true;
+            rest = rest.trim_ascii_start_wsp();
+        } else if rest.starts_with(b"\r\n") {
+            rest = &rest[2..];
+        } else {
+            // A space at the start of the value goes, as does one at its end.
+            if space && out.len() > start {
+                out.push(b' ');
+            }
+            space = false;
+            // A CR without LF is content and stands alone.
+            let run = plain_run(rest).max(1);
+            out.extend_from_slice(&rest[..run]);
+            rest = &rest[run..];
+        }
+    }
 }

@@ -12,6 +12,7 @@ pub mod public_key;
 pub mod record;
 pub mod sign;
 
+mod signature;
 mod tags;
 pub mod verify;
 
