@@ -351,7 +351,9 @@ fn whatever_is_posted_is_what_a_reader_decodes() {
         let mut request = request(&subject, &text);
         request.html = (seed % 2 == 0).then(|| html.clone());
         request.to = vec![AddressInput::Parts { email: "b@example.net".to_owned(), name: Some(name.clone()) }];
-        request.headers = vec![("X-Nasty".to_owned(), nasty(&random, &[]))];
+        // a value that looks encoded is taken as encoded, and kept
+        let value = nasty(&random, &[]).replace("=?", "");
+        request.headers = vec![("X-Nasty".to_owned(), value.clone())];
         request.attachments = vec![AttachmentInput {
             filename: Some(filename.clone()),
             content_type: "application/x-nasty".to_owned(),
@@ -362,15 +364,23 @@ fn whatever_is_posted_is_what_a_reader_decodes() {
         assert_well_formed(&format!("seed {seed}"), &prepared);
 
         let message = MessageParser::default().parse(&prepared.raw).unwrap();
-        let unix = |text: &str| without_bom(text).replace("\r\n", "\n").replace('\r', "\n");
+        let unix = |text: &str| text.replace("\r\n", "\n").replace('\r', "\n");
         assert_eq!(message.subject().unwrap_or_default(), without_bom(&subject), "seed {seed}");
-        assert_eq!(unix(&text_of(&message, "plain").unwrap()), unix(&text), "seed {seed}");
+        assert_eq!(unix(&text_of(&message, "plain").unwrap()), unix(without_bom(&text)), "seed {seed}");
         if let Some(html) = &request.html {
-            assert_eq!(unix(&text_of(&message, "html").unwrap()), unix(html), "seed {seed}");
+            assert_eq!(unix(&text_of(&message, "html").unwrap()), unix(without_bom(html)), "seed {seed}");
         }
         let to = message.to().unwrap().first().unwrap().clone();
         assert_eq!(to.address.as_deref(), Some("b@example.net"), "seed {seed}");
         assert_eq!(to.name.as_deref().unwrap_or_default(), name.trim(), "seed {seed}");
+        let shown = message.header_as("X-Nasty", mail_parser::HeaderForm::Text);
+        let shown = shown.first().and_then(|value| value.as_text()).unwrap_or_default();
+        // this reader makes one space of a fold (RFC 5322 2.2.3 keeps the white space); encoded text it leaves alone
+        let blanks = |text: &str| text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        match value.is_ascii() {
+            true => assert_eq!(blanks(shown), blanks(&value), "seed {seed}"),
+            false => assert_eq!(shown, value.trim_matches([' ', '\t']), "seed {seed}"),
+        }
         let file = message.attachment(0).unwrap();
         assert_eq!(file.attachment_name(), Some(without_bom(&filename)), "seed {seed}");
         assert_eq!(file.contents(), text.as_bytes(), "seed {seed}");
