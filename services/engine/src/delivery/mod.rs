@@ -1,8 +1,15 @@
 //! Delivery over SMTP: routes, sessions, retry, worker.
 pub mod mx;
+pub mod payload;
+pub mod reply;
 pub mod retry;
 pub mod session;
+pub mod tls;
+mod transaction;
+mod wire;
 pub mod worker;
+
+pub use wire::{Io, Trouble};
 
 use std::net::SocketAddr;
 
