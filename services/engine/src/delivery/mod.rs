@@ -1,5 +1,11 @@
 //! Delivery over SMTP: routes, sessions, retry, worker.
+mod backoff;
+pub mod carrier;
+#[cfg(test)]
+mod dialogues;
+mod envelope;
 pub mod mx;
+mod outcome;
 pub mod payload;
 pub mod reply;
 pub mod retry;
