@@ -274,10 +274,13 @@ async fn a_connection_dropped_at_any_step_is_never_a_bounce() {
 #[tokio::test]
 async fn dots_at_line_starts_are_doubled_on_the_wire() {
     let body = "before\r\n.\r\nMAIL FROM:<x@example.org>\r\n..\r\nafter";
-    let text = format!(
-        "title: t\nrfc: r\nto: b@example.net\nexpect: accepted 250\n\nS: 220 mx\nC: EHLO out.example.com\nS: 250-mx\nS: 250 PIPELINING\nC: MAIL FROM:<ann@example.com>\nC: RCPT TO:<b@example.net>\nC: DATA\nS: 250 ok\nS: 250 ok\nS: 354 go\nCONTENT\nS: 250 ok\nC: QUIT"
+    let text = concat!(
+        "title: t\nrfc: r\nto: b@example.net\nexpect: accepted 250\n\n",
+        "S: 220 mx\nC: EHLO out.example.com\nS: 250-mx\nS: 250 PIPELINING\n",
+        "C: MAIL FROM:<ann@example.com>\nC: RCPT TO:<b@example.net>\nC: DATA\n",
+        "S: 250 ok\nS: 250 ok\nS: 354 go\nCONTENT\nS: 250 ok\nC: QUIT",
     );
-    let mut case = Case::parse("dots".to_owned(), &text);
+    let mut case = Case::parse("dots".to_owned(), text);
     case.keys.insert("body".to_owned(), body.to_owned());
     let (ended, contents) = run(&case, case.steps.len()).await;
     assert_eq!(shown(&ended), "accepted 250");

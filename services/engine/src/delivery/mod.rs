@@ -9,6 +9,8 @@ mod outcome;
 pub mod payload;
 pub mod reply;
 pub mod retry;
+#[cfg(test)]
+mod roundtrips;
 pub mod session;
 pub mod tls;
 mod transaction;
