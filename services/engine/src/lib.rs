@@ -13,7 +13,7 @@ mod state;
 pub use caller::{Caller, Scope};
 pub use clock::{Clock, SystemClock};
 pub use error::{Error, FieldError};
-pub use state::{Engine, Settings};
+pub use state::{Engine, MasterKeyState, Settings};
 
 /// Rows that the API shows, so that upper floors need not know the store.
 pub mod rows {

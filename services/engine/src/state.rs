@@ -1,17 +1,19 @@
-//! The engine's state and settings.
-use crate::Clock;
+//! The engine's state, its settings, and the master key's life at run time.
 use crate::delivery::DeliverySettings;
+use crate::{Clock, Error, ids};
 use signpost_diagnosis::dns::Dns;
 use signpost_dkim::SigningDomain;
-use signpost_keys::{Random, SealedCustody};
+use signpost_keys::{Custody, MasterKey, Random, SealedCustody};
 use signpost_store::Store;
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use zeroize::Zeroizing;
 
-/// What the operator chose. One field per variable of DESIGN's table that the engine needs.
+/// What the operator chose. One field per variable of the settings table that the engine needs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// SIGNPOST_HOSTNAME: EHLO name, Received by.
+    /// SIGNPOST_HOSTNAME: EHLO name, `by` of Received.
     pub hostname: String,
     /// SIGNPOST_SERVICE_DOMAIN.
     pub service_domain: Option<SigningDomain>,
@@ -39,4 +41,95 @@ pub(crate) struct Inner {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) sealed: Arc<SealedCustody>,
     pub(crate) settings: Settings,
+    /// Subkey of the master key under which API-key secrets are authenticated; `None` while sealed.
+    pub(crate) pepper: RwLock<Option<Zeroizing<[u8; 32]>>>,
+    /// API-key id -> last use, flushed in batches.
+    pub(crate) last_uses: Mutex<HashMap<String, i64>>,
+    /// Tenant id -> start times of its checks in the last minute.
+    pub(crate) recent_checks: Mutex<HashMap<String, Vec<i64>>>,
+}
+
+/// What became of offering a master key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MasterKeyState {
+    /// It is the right one: unsealed.
+    Unsealed,
+    /// The store knows a master key and this is not it, or none was offered: sealed.
+    Sealed,
+    /// The store has never seen a master key and none was offered: the caller may make one.
+    NeverMade,
+}
+
+const MASTER_KEY_CHECK: &str = "master_key_check";
+
+impl Engine {
+    /// An engine that is sealed until `offer_master_key`.
+    pub fn new(store: Store, dns: Dns, clock: Arc<dyn Clock>, random: Arc<dyn Random>, settings: Settings) -> Self {
+        let sealed = Arc::new(SealedCustody::new(Arc::clone(&random)));
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                dns,
+                clock,
+                random,
+                sealed,
+                settings,
+                pepper: RwLock::new(None),
+                last_uses: Mutex::new(HashMap::new()),
+                recent_checks: Mutex::new(HashMap::new()),
+            }),
+        }
+    }
+
+    /// DESIGN "Master key": compares the offered key with the store's key-check row and unseals if it is the right one.
+    /// A store without that row adopts the key. Nothing is ever written over. Errors: `StoreUnavailable`, `Internal`.
+    pub async fn offer_master_key(&self, offered: Option<MasterKey>) -> Result<MasterKeyState, Error> {
+        let check = self.inner.store.meta(MASTER_KEY_CHECK).await?;
+        let Some(master) = offered else {
+            return Ok(if check.is_some() { MasterKeyState::Sealed } else { MasterKeyState::NeverMade });
+        };
+        let check = match check {
+            Some(check) => check,
+            None => self.inner.store.meta_or_insert(MASTER_KEY_CHECK, &master.check_value()).await?,
+        };
+        if !master.matches(&check) {
+            return Ok(MasterKeyState::Sealed);
+        }
+        let pepper = master.derive("api-key pepper");
+        self.inner.sealed.unseal(Arc::new(master));
+        *self.inner.pepper.write().unwrap_or_else(PoisonError::into_inner) = Some(pepper);
+        Ok(MasterKeyState::Unsealed)
+    }
+
+    /// True while no right master key was offered.
+    pub fn is_sealed(&self) -> bool {
+        self.inner.pepper.read().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// /readyz: `Ok`, `Sealed`, or `StoreUnavailable`.
+    pub async fn readiness(&self) -> Result<(), Error> {
+        self.inner.store.ping().await?;
+        if self.is_sealed() { Err(Error::Sealed) } else { Ok(()) }
+    }
+
+    /// The operator's settings.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// A fresh id (UUIDv7, 32 hex digits).
+    pub fn fresh_id(&self) -> String {
+        ids::fresh(self.inner.clock.as_ref(), self.inner.random.as_ref())
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.inner.clock.now_ms()
+    }
+
+    /// The custody that holds keys of this kind.
+    pub(crate) fn custody(&self, kind: signpost_keys::CustodyKind) -> Arc<dyn Custody> {
+        match kind {
+            signpost_keys::CustodyKind::Sealed => Arc::clone(&self.inner.sealed) as Arc<dyn Custody>,
+        }
+    }
 }

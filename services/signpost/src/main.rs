@@ -1,1 +1,142 @@
-fn main() {}
+//! The `signpost` binary: commands, and nothing that the crates below could do.
+mod config;
+mod master_key;
+mod sandbox;
+mod serve;
+mod telemetry;
+
+use clap::{Parser, Subcommand};
+use config::{ServeArgs, StoreArgs};
+use signpost_engine::{Engine, MasterKeyState, SystemClock};
+use signpost_keys::SystemRandom;
+use signpost_store::{Store, StoreSettings};
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Signs mail for other people's software: DKIM with keys that never leave their custody, a durable queue, delivery over SMTP.
+#[derive(Parser)]
+#[command(name = "signpost", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything on loopback and take a message from POST to a verifying inbox
+    Sandbox(sandbox::SandboxArgs),
+    /// Run the API and the worker
+    Serve(Box<ServeArgs>),
+    /// Tenants
+    Tenant {
+        #[command(subcommand)]
+        command: TenantCommand,
+    },
+    /// Print the OpenAPI document
+    Openapi,
+    /// Bring the database up to date and exit
+    Migrate(StoreArgs),
+}
+
+#[derive(Subcommand)]
+enum TenantCommand {
+    /// Make a tenant and print its id and its first API key, once
+    Create {
+        /// Name, for people
+        name: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Sandbox(args) => sandbox::run(args).await,
+            Command::Serve(args) => serve::run(*args).await.map(|()| ExitCode::SUCCESS),
+            Command::Tenant { command: TenantCommand::Create { name, json, store } } => {
+                create_tenant(&name, json, &store).await.map(|()| ExitCode::SUCCESS)
+            }
+            Command::Openapi => print(&signpost_http::openapi_json()).map(|()| ExitCode::SUCCESS),
+            Command::Migrate(store) => migrate(&store).await.map(|()| ExitCode::SUCCESS),
+        }
+    });
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    done.unwrap_or_else(|error| fail(error.as_ref()))
+}
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "signpost: {error}");
+    ExitCode::FAILURE
+}
+
+/// To standard output; a closed pipe is an error, not a panic.
+fn print(text: &str) -> Outcome<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}
+
+async fn open_store(args: &StoreArgs, exclusive: bool) -> Outcome<Store> {
+    Ok(Store::open(StoreSettings { sqlite_path: args.sqlite_path()?, exclusive }).await?)
+}
+
+async fn migrate(args: &StoreArgs) -> Outcome<()> {
+    telemetry::install(&args.log, args.log_format)?;
+    open_store(args, false).await?.close().await;
+    Ok(())
+}
+
+async fn create_tenant(name: &str, json: bool, args: &StoreArgs) -> Outcome<()> {
+    telemetry::install(&args.log, args.log_format)?;
+    let store = open_store(args, false).await?;
+    let engine = offline_engine(store.clone())?;
+    let random = SystemRandom;
+    if master_key::establish(&engine, &args.master_key_path(), &random).await? != MasterKeyState::Unsealed {
+        return Err("sealed: without the right master key no API key can be made".into());
+    }
+    let (tenant, key) = engine.create_tenant(name).await?;
+    let id = signpost_engine::ids::public("ten", &tenant.id);
+    if json {
+        print(&serde_json::json!({"tenant_id": id, "api_key": key.token}).to_string())?;
+    } else {
+        print(&format!("tenant   {id}\nAPI key  {}\nThe key is shown this once; keep it safe.", key.token))?;
+    }
+    store.close().await;
+    Ok(())
+}
+
+/// An engine for commands that neither ask DNS nor send.
+fn offline_engine(store: Store) -> Outcome<Engine> {
+    let settings = signpost_engine::Settings {
+        hostname: "localhost".into(),
+        service_domain: None,
+        egress_ips: Vec::new(),
+        max_message: 25_000_000,
+        queue_lifetime_ms: 5 * 86_400_000,
+        delivery: signpost_engine::delivery::DeliverySettings {
+            relay: None,
+            smtp_port: 25,
+            in_flight: 1,
+            guard: signpost_diagnosis::guard::Guard::default(),
+        },
+    };
+    let dns = signpost_diagnosis::dns::Dns::new(signpost_diagnosis::dns::DnsSettings {
+        resolvers: vec![std::net::SocketAddr::from(([127, 0, 0, 1], 53))],
+        authority_port: 53,
+        guard: signpost_diagnosis::guard::Guard::default(),
+    })?;
+    Ok(Engine::new(store, dns, Arc::new(SystemClock), Arc::new(SystemRandom), settings))
+}

@@ -1,1 +1,55 @@
-//! it
+//! Support of the end-to-end tests: the built binary, a real BIND, an SMTP receiver, and judges that share no code with us.
+//!
+//! Everything is started anew per test, in fresh folders and on ports of its own, listens on loopback only, and dies with the
+//! test, also when the test is killed. Trouble fails the test that met it, with what to do in the text.
+//!
+//! - [`Named`]: authoritative DNS, changed at run time.
+//! - [`Receiver`]: an SMTP server that records, and behaves as the recipient's local part says.
+//! - [`App`]: the binary as `signpost serve`; at its end, logs, database and answers are searched for secrets.
+//! - [`Api`], [`Answer`]: the HTTP API as a caller sees it.
+//! - [`DkimPy`], [`MailAuthJudge`], [`our_verdict`]: who says what about a signature.
+//! - [`World`]: all of it put together, with an enabled domain.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "support code of tests: trouble here is a failed test"
+)]
+
+mod api;
+mod app;
+mod dns;
+mod judges;
+mod metadata;
+mod ports;
+mod process;
+mod receiver;
+mod secrets;
+mod world;
+
+pub use api::{Answer, Api, Exchange};
+pub use app::{App, AppBuilder, Tenant, binary};
+pub use dns::{Named, NamedBuilder};
+pub use judges::{Attachment, Decoded, DkimPy, MailAuthJudge, TxtRecords, our_verdict};
+pub use metadata::{cargo_metadata, cargo_tree, repository};
+pub use ports::Port;
+pub use process::{Process, wait_for};
+pub use receiver::{Received, Receiver};
+pub use secrets::{Found, Needle, private_key_needles, search};
+pub use world::{Domain, World, enabled_domain, required, signature_fields, unfolded_field};
+
+use std::time::Duration;
+
+/// How long a test waits for something that takes milliseconds, before it says that it never came.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Seconds since the epoch.
+#[expect(clippy::disallowed_methods, reason = "verifiers compare t= and x= with the real time")]
+pub fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// True under `tests/run --long`.
+pub fn long() -> bool {
+    std::env::var_os("SIGNPOST_LONG").is_some()
+}

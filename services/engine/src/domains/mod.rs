@@ -1,7 +1,21 @@
 //! Domains: register, records, check, enable, keys.
+mod check;
+pub(crate) mod records;
+pub(crate) mod states;
+
 use crate::rows::{CheckRow, DomainRow, KeyRow, Page};
-use crate::{Caller, Engine, Error};
+use crate::{Caller, Engine, Error, FieldError, Scope, ids};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use signpost_diagnosis::suffix::is_icann_suffix;
+use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
+use signpost_keys::{CustodyKind, KeyBinding};
+use signpost_store::StoreError;
+
+/// Symbols of 5 bits: 130 random bits.
+const OWNERSHIP_TOKEN_LENGTH: usize = 26;
+/// Symbols of 5 bits: no two keys of a name meet by chance; the store refuses the case.
+const SELECTOR_LENGTH: usize = 10;
 
 /// Purpose of a record (DESIGN: Record.purpose).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,69 +110,223 @@ pub struct NewKey {
 
 impl Engine {
     /// Registers a domain and makes its first key. Scope domains:write.
-    pub async fn register_domain(&self, _caller: &Caller, _new: &NewDomain) -> Result<DomainView, Error> {
-        todo!()
+    pub async fn register_domain(&self, caller: &Caller, new: &NewDomain) -> Result<DomainView, Error> {
+        caller.require(Scope::DomainsWrite)?;
+        let (name, algorithm) = validate_new_domain(new)?;
+        if self.inner.store.domain_by_name(&caller.tenant_id, name.as_str()).await?.is_some() {
+            return Err(Error::DomainExists);
+        }
+        let now = self.now_ms();
+        let row = DomainRow {
+            id: self.fresh_id(),
+            tenant_id: caller.tenant_id.clone(),
+            name: name.to_string(),
+            dkim_mode: "txt".into(),
+            ownership: "pending".into(),
+            ownership_token: ids::random_text(self.inner.random.as_ref(), OWNERSHIP_TOKEN_LENGTH),
+            token_issued_at: now,
+            proven_at: None,
+            signing: "disabled".into(),
+            signing_reason: None,
+            version: 0,
+            created_at: now,
+        };
+        let key = self.make_key(&row, &name, algorithm).await?;
+        let details = json!({"name": row.name, "key": key.id, "selector": key.selector, "algorithm": key.algorithm});
+        let audit = self.audit(caller, "domain.created", &row.id, details);
+        match self.inner.store.insert_domain(&row, &key, &audit).await {
+            Ok(()) => {}
+            Err(StoreError::Conflict) => return Err(Error::DomainExists),
+            Err(error) => return Err(error.into()),
+        }
+        self.view(row).await
     }
+
     /// Scope domains:read.
-    pub async fn domain(&self, _caller: &Caller, _id: &str) -> Result<DomainView, Error> {
-        todo!()
+    pub async fn domain(&self, caller: &Caller, id: &str) -> Result<DomainView, Error> {
+        caller.require(Scope::DomainsRead)?;
+        let row = self.own_domain(caller, id).await?;
+        self.view(row).await
     }
+
     /// Oldest first. Scope domains:read.
-    pub async fn domains(
-        &self,
-        _caller: &Caller,
-        _after: Option<&str>,
-        _limit: u32,
-    ) -> Result<Page<DomainView>, Error> {
-        todo!()
+    pub async fn domains(&self, caller: &Caller, after: Option<&str>, limit: u32) -> Result<Page<DomainView>, Error> {
+        caller.require(Scope::DomainsRead)?;
+        let page = self.inner.store.domains(&caller.tenant_id, after, limit).await?;
+        let mut rows = Vec::with_capacity(page.rows.len());
+        for row in page.rows {
+            rows.push(self.view(row).await?);
+        }
+        Ok(Page { rows, next: page.next })
     }
-    /// Scope domains:write.
-    pub async fn delete_domain(&self, _caller: &Caller, _id: &str) -> Result<(), Error> {
-        todo!()
+
+    /// Cancels waiting mail with an event each, withdraws the keys. Scope domains:write.
+    pub async fn delete_domain(&self, caller: &Caller, id: &str) -> Result<(), Error> {
+        caller.require(Scope::DomainsWrite)?;
+        let row = self.own_domain(caller, id).await?;
+        let keys = self.inner.store.keys(&caller.tenant_id, id).await?;
+        let audit = self.audit(caller, "domain.deleted", id, json!({"name": row.name}));
+        let engine = self.clone();
+        let event_id = move || engine.fresh_id();
+        if !self.inner.store.delete_domain(&caller.tenant_id, id, self.now_ms(), &event_id, &audit).await? {
+            return Err(Error::NotFound("domain"));
+        }
+        for key in keys {
+            if let Some(kind) = CustodyKind::parse(&key.custody) {
+                self.custody(kind).forget(&key.id);
+            }
+        }
+        Ok(())
     }
+
     /// What to publish. Scope domains:read.
-    pub async fn domain_records(&self, _caller: &Caller, _id: &str) -> Result<Vec<RecordView>, Error> {
-        todo!()
+    pub async fn domain_records(&self, caller: &Caller, id: &str) -> Result<Vec<RecordView>, Error> {
+        Ok(self.domain(caller, id).await?.records)
     }
+
     /// What to publish, as a BIND zone fragment. Scope domains:read.
-    pub async fn domain_zone(&self, _caller: &Caller, _id: &str) -> Result<String, Error> {
-        todo!()
+    pub async fn domain_zone(&self, caller: &Caller, id: &str) -> Result<String, Error> {
+        let view = self.domain(caller, id).await?;
+        Ok(records::zone_form(&view.row.name, &view.records))
     }
-    /// Asks DNS now; deadline 10 s; 120 a minute per tenant. Scope domains:write.
-    pub async fn check_domain(&self, _caller: &Caller, _id: &str) -> Result<CheckView, Error> {
-        todo!()
-    }
+
     /// History, newest first. Scope domains:read.
     pub async fn checks(
         &self,
-        _caller: &Caller,
-        _id: &str,
-        _after: Option<&str>,
-        _limit: u32,
+        caller: &Caller,
+        id: &str,
+        after: Option<&str>,
+        limit: u32,
     ) -> Result<Page<CheckView>, Error> {
-        todo!()
+        caller.require(Scope::DomainsRead)?;
+        self.own_domain(caller, id).await?;
+        let page = self.inner.store.checks(&caller.tenant_id, id, after, limit).await?;
+        let rows = page.rows.iter().map(CheckView::from_row).collect::<Result<_, _>>()?;
+        Ok(Page { rows, next: page.next })
     }
-    /// DESIGN "Enable". Scope domains:write.
-    pub async fn enable_signing(&self, _caller: &Caller, _id: &str) -> Result<DomainView, Error> {
-        todo!()
-    }
-    /// Idempotent. Scope domains:write.
-    pub async fn disable_signing(&self, _caller: &Caller, _id: &str) -> Result<DomainView, Error> {
-        todo!()
-    }
+
     /// Oldest first. Scope domains:read.
-    pub async fn domain_keys(&self, _caller: &Caller, _id: &str) -> Result<Vec<KeyRow>, Error> {
-        todo!()
+    pub async fn domain_keys(&self, caller: &Caller, id: &str) -> Result<Vec<KeyRow>, Error> {
+        caller.require(Scope::DomainsRead)?;
+        self.own_domain(caller, id).await?;
+        Ok(self.inner.store.keys(&caller.tenant_id, id).await?)
     }
+
     /// Makes a further key, `pending`. Scope domains:write.
-    pub async fn create_domain_key(&self, _caller: &Caller, _id: &str, _new: &NewKey) -> Result<KeyRow, Error> {
-        todo!()
+    pub async fn create_domain_key(&self, caller: &Caller, id: &str, new: &NewKey) -> Result<KeyRow, Error> {
+        caller.require(Scope::DomainsWrite)?;
+        let algorithm = parse_algorithm(new.algorithm.as_deref());
+        let custody = match new.custody.as_deref() {
+            None | Some("sealed") => Ok(()),
+            Some(_) => Err(FieldError::at("/custody", "the custody that this server offers is `sealed`")),
+        };
+        let algorithm = match (algorithm, custody) {
+            (Ok(algorithm), Ok(())) => algorithm,
+            (algorithm, custody) => {
+                return Err(Error::Invalid(algorithm.err().into_iter().chain(custody.err()).collect()));
+            }
+        };
+        let domain = self.own_domain(caller, id).await?;
+        let name = records::stored_domain(&domain.name)?;
+        let key = self.make_key(&domain, &name, algorithm).await?;
+        let details = json!({"domain": domain.name, "selector": key.selector, "algorithm": key.algorithm});
+        let audit = self.audit(caller, "key.created", &key.id, details);
+        self.inner.store.insert_key(&caller.tenant_id, &key, &audit).await?;
+        Ok(key)
+    }
+
+    /// A foreign or deleted domain is `NotFound`.
+    async fn own_domain(&self, caller: &Caller, id: &str) -> Result<DomainRow, Error> {
+        self.inner.store.domain(&caller.tenant_id, id).await?.ok_or(Error::NotFound("domain"))
+    }
+
+    async fn view(&self, row: DomainRow) -> Result<DomainView, Error> {
+        let keys = self.inner.store.keys(&row.tenant_id, &row.id).await?;
+        let last_check = match self.inner.store.last_check(&row.tenant_id, &row.id).await? {
+            None => None,
+            Some(check) => Some(CheckView::from_row(&check)?),
+        };
+        let listed = self.listed_records(&row, &keys)?;
+        let checked = last_check.as_ref().map_or(&[][..], |check| check.records.as_slice());
+        let records = records::with_statuses(listed, checked);
+        Ok(DomainView { row, keys, records, last_check })
+    }
+
+    /// A key with a random selector, never used before for this name.
+    async fn make_key(
+        &self,
+        domain: &DomainRow,
+        name: &SigningDomain,
+        algorithm: KeyAlgorithm,
+    ) -> Result<KeyRow, Error> {
+        let text = format!("sp{}", ids::random_text(self.inner.random.as_ref(), SELECTOR_LENGTH));
+        let selector = Selector::parse(&text).map_err(|error| Error::Internal(format!("selector: {error}")))?;
+        let id = self.fresh_id();
+        let binding = KeyBinding {
+            tenant: domain.tenant_id.clone(),
+            domain: name.clone(),
+            selector: selector.clone(),
+            key_id: id.clone(),
+        };
+        if self.is_sealed() {
+            return Err(Error::Sealed);
+        }
+        let custody = self.custody(CustodyKind::Sealed);
+        let made = custody.create(&binding, algorithm).await?;
+        Ok(KeyRow {
+            id,
+            tenant_id: domain.tenant_id.clone(),
+            domain_id: domain.id.clone(),
+            domain_name: domain.name.clone(),
+            selector: selector.to_string(),
+            algorithm: algorithm.as_str().into(),
+            custody: custody.kind().as_str().into(),
+            reference: made.reference,
+            sealed: made.sealed,
+            public_key: made.public_key.to_p(),
+            state: states::PENDING.into(),
+            published_p: None,
+            published_read_at: None,
+            published_tried_at: None,
+            created_at: self.now_ms(),
+        })
     }
 }
 
 impl CheckView {
-    /// From the stored row.
-    pub fn from_row(_row: &CheckRow) -> Result<Self, Error> {
-        todo!()
+    /// From the stored row. `Internal` if its JSON is not ours.
+    pub fn from_row(row: &CheckRow) -> Result<Self, Error> {
+        let records = Vec::<CheckedRecord>::deserialize(&row.records)
+            .map_err(|error| Error::Internal(format!("stored check {}: {error}", row.id)))?;
+        Ok(Self { id: row.id.clone(), verdict: row.verdict.clone(), checked_at: row.checked_at, records })
     }
+}
+
+fn validate_new_domain(new: &NewDomain) -> Result<(SigningDomain, KeyAlgorithm), Error> {
+    let name =
+        SigningDomain::parse(&new.name).map_err(|error| FieldError::at("/name", error.to_string())).and_then(|name| {
+            if is_icann_suffix(&name) {
+                let detail =
+                    "this is a public suffix, under which others register their names; register a domain below it";
+                return Err(FieldError::at("/name", detail));
+            }
+            Ok(name)
+        });
+    let mode = match new.dkim_mode.as_deref() {
+        None | Some("txt") => Ok(()),
+        Some("delegated") => Err(FieldError::at("/dkim_mode", "`delegated` is not offered by this server; use `txt`")),
+        Some(_) => Err(FieldError::at("/dkim_mode", "one of `txt`, `delegated` is needed")),
+    };
+    match (name, parse_algorithm(new.algorithm.as_deref()), mode) {
+        (Ok(name), Ok(algorithm), Ok(())) => Ok((name, algorithm)),
+        (name, algorithm, mode) => {
+            Err(Error::Invalid(name.err().into_iter().chain(algorithm.err()).chain(mode.err()).collect()))
+        }
+    }
+}
+
+fn parse_algorithm(text: Option<&str>) -> Result<KeyAlgorithm, FieldError> {
+    let Some(text) = text else { return Ok(KeyAlgorithm::Rsa2048) };
+    KeyAlgorithm::parse(text)
+        .ok_or_else(|| FieldError::at("/algorithm", "one of rsa-2048, rsa-3072, rsa-4096, ed25519 is needed"))
 }

@@ -1,13 +1,24 @@
 //! Messages: compose or accept raw, authorize, sign, commit.
+mod authorize;
 pub mod compose;
 pub mod raw;
 pub mod request;
 pub mod signing;
 
-use crate::rows::{Begin, EventRow, IdempotencyScope, MessageRow, Page, RecipientRow, SignatureRow, StoredAnswer};
-use crate::{Caller, Engine, Error};
+use crate::rows::{
+    Begin, DomainRow, EventRow, IdempotencyScope, MessageBody, MessageRow, Page, RecipientRow, SignatureRow,
+    StoredAnswer,
+};
+use crate::{Caller, Engine, Error, FieldError, Scope};
+use authorize::{Speech, Spoken};
+use aws_lc_rs::digest;
 use raw::RawEnvelope;
-use request::MessageRequest;
+use request::{ComposeContext, MessageRequest, Prepared};
+use serde_json::json;
+use signing::NotSigned;
+use signpost_dkim::Mailbox;
+use signpost_dkim::message::{Field, Message};
+use signpost_store::NewMessage;
 
 /// A message with its recipients.
 pub type MessageView = (MessageRow, Vec<RecipientRow>);
@@ -31,68 +42,295 @@ pub struct SignedMessage {
     pub raw: Vec<u8>,
 }
 
+/// A mail loop: so many Received fields of our own (RFC 5321 6.3 leaves the number open for a single host).
+const OWN_RECEIVED_LIMIT: usize = 5;
+
 impl Engine {
     /// POST /messages. Scope messages:send.
     pub async fn send(
         &self,
-        _caller: &Caller,
-        _request: &MessageRequest,
-        _idempotency: Option<Idempotency<'_>>,
+        caller: &Caller,
+        request: &MessageRequest,
+        idempotency: Option<Idempotency<'_>>,
     ) -> Result<MessageView, Error> {
-        todo!()
+        caller.require(Scope::MessagesSend)?;
+        let prepared = compose::compose(request, &self.compose_context())?;
+        let places = Places {
+            from: FieldError::at("/from", ALLOWED_DETAIL),
+            sender: FieldError::at("/headers/Sender", ALLOWED_DETAIL),
+            mail_from: FieldError::at("/mail_from", ALLOWED_DETAIL),
+        };
+        let extras = Extras { tags: json!(request.tags), metadata: metadata_object(&request.metadata) };
+        self.accept(caller, prepared, places, extras, idempotency).await
     }
+
     /// POST /messages/raw. Scope messages:send.
     pub async fn send_raw(
         &self,
-        _caller: &Caller,
-        _raw: Vec<u8>,
-        _envelope: &RawEnvelope,
-        _idempotency: Option<Idempotency<'_>>,
+        caller: &Caller,
+        raw: Vec<u8>,
+        envelope: &RawEnvelope,
+        idempotency: Option<Idempotency<'_>>,
     ) -> Result<MessageView, Error> {
-        todo!()
+        caller.require(Scope::MessagesSend)?;
+        let prepared = raw::prepare_raw(raw, envelope, &self.compose_context())?;
+        self.refuse_loop(&prepared.raw)?;
+        let places = raw_places();
+        let extras = Extras { tags: json!([]), metadata: json!({}) };
+        self.accept(caller, prepared, places, extras, idempotency).await
     }
-    /// POST /sign. Scope sign.
-    pub async fn sign(&self, _caller: &Caller, _raw: Vec<u8>) -> Result<SignedMessage, Error> {
-        todo!()
+
+    /// POST /sign. Nothing is stored. Scope sign.
+    pub async fn sign(&self, caller: &Caller, raw: Vec<u8>) -> Result<SignedMessage, Error> {
+        caller.require(Scope::Sign)?;
+        let prepared = raw::prepare_for_sign(raw, &self.compose_context())?;
+        let domain = self.authorize_prepared(caller, &prepared, raw_places()).await?;
+        let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
+        match self.sign_with_active_key(&keys, &prepared.raw).await {
+            Ok(signed) => {
+                Ok(SignedMessage { prepend: vec![signed.field], signatures: vec![signed.row], raw: prepared.raw })
+            }
+            Err(NotSigned::Held(reason)) => Err(Error::SigningSuspended(reason)),
+            Err(NotSigned::Awaiting(reason)) => {
+                tracing::warn!(domain = %domain.name, reason, "no signature for /sign");
+                Err(if self.is_sealed() { Error::Sealed } else { Error::KeyUnavailable })
+            }
+            Err(NotSigned::Failed(error)) => Err(error),
+        }
     }
+
     /// Scope messages:read.
-    pub async fn message(&self, _caller: &Caller, _id: &str) -> Result<MessageView, Error> {
-        todo!()
+    pub async fn message(&self, caller: &Caller, id: &str) -> Result<MessageView, Error> {
+        caller.require(Scope::MessagesRead)?;
+        self.inner.store.message(&caller.tenant_id, id).await?.ok_or(Error::NotFound("message"))
     }
+
     /// Newest first, optional status. Scope messages:read.
     pub async fn messages(
         &self,
-        _caller: &Caller,
-        _status: Option<&str>,
-        _after: Option<&str>,
-        _limit: u32,
+        caller: &Caller,
+        status: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
     ) -> Result<Page<MessageView>, Error> {
-        todo!()
+        caller.require(Scope::MessagesRead)?;
+        Ok(self.inner.store.messages(&caller.tenant_id, status, after, limit).await?)
     }
-    /// The octets as sent. Scope messages:read.
-    pub async fn message_raw(&self, _caller: &Caller, _id: &str) -> Result<Vec<u8>, Error> {
-        todo!()
+
+    /// The octets as sent; unsigned while the message waits for its signature. Scope messages:read.
+    pub async fn message_raw(&self, caller: &Caller, id: &str) -> Result<Vec<u8>, Error> {
+        caller.require(Scope::MessagesRead)?;
+        let body = self.inner.store.message_body(&caller.tenant_id, id).await?.ok_or(Error::NotFound("message"))?;
+        let mut octets = body.prefix;
+        octets.extend_from_slice(&body.raw);
+        Ok(octets)
     }
+
     /// Oldest first. Scope messages:read.
     pub async fn message_events(
         &self,
-        _caller: &Caller,
-        _id: &str,
-        _after: Option<&str>,
-        _limit: u32,
+        caller: &Caller,
+        id: &str,
+        after: Option<&str>,
+        limit: u32,
     ) -> Result<Page<EventRow>, Error> {
-        todo!()
+        caller.require(Scope::MessagesRead)?;
+        let events = self.inner.store.message_events(&caller.tenant_id, id, after, limit).await?;
+        events.ok_or(Error::NotFound("message"))
     }
+
     /// Starts an idempotent request; `body` is the raw request body.
-    pub async fn begin_idempotent(&self, _scope: &IdempotencyScope, _body: &[u8]) -> Result<Begin, Error> {
-        todo!()
+    pub async fn begin_idempotent(&self, scope: &IdempotencyScope, body: &[u8]) -> Result<Begin, Error> {
+        let hash = digest::digest(&digest::SHA256, body);
+        Ok(self.inner.store.begin_idempotent(scope, hash.as_ref(), self.now_ms()).await?)
     }
+
     /// Freezes a 4xx.
-    pub async fn finish_idempotent(&self, _scope: &IdempotencyScope, _answer: &StoredAnswer) -> Result<(), Error> {
-        todo!()
+    pub async fn finish_idempotent(&self, scope: &IdempotencyScope, answer: &StoredAnswer) -> Result<(), Error> {
+        Ok(self.inner.store.finish_idempotent(scope, answer, self.now_ms()).await?)
     }
+
     /// After a 5xx.
-    pub async fn abandon_idempotent(&self, _scope: &IdempotencyScope) -> Result<(), Error> {
-        todo!()
+    pub async fn abandon_idempotent(&self, scope: &IdempotencyScope) -> Result<(), Error> {
+        Ok(self.inner.store.abandon_idempotent(scope).await?)
     }
+
+    /// Drops idempotency rows older than 7 days. Called every hour.
+    pub async fn expire_idempotent(&self) -> Result<u64, Error> {
+        Ok(self.inner.store.expire_idempotent(self.now_ms()).await?)
+    }
+
+    fn compose_context(&self) -> ComposeContext<'_> {
+        ComposeContext {
+            now_ms: self.now_ms(),
+            random: self.inner.random.as_ref(),
+            max_message: self.inner.settings.max_message,
+        }
+    }
+
+    async fn authorize_prepared(
+        &self,
+        caller: &Caller,
+        prepared: &Prepared,
+        places: Places,
+    ) -> Result<DomainRow, Error> {
+        let mut others = Vec::new();
+        if let Some(sender) = &prepared.sender {
+            others.push(Spoken { domain: sender.domain(), place: places.sender });
+        }
+        if let Some(mail_from) = &prepared.mail_from {
+            others.push(Spoken { domain: mail_from.domain(), place: places.mail_from });
+        }
+        let from = Spoken { domain: prepared.from.domain(), place: places.from };
+        self.authorize(&caller.tenant_id, Speech { from, others }).await
+    }
+
+    /// Authorize, sign, commit: the spine. What cannot be signed now is committed as waiting.
+    async fn accept(
+        &self,
+        caller: &Caller,
+        prepared: Prepared,
+        places: Places,
+        extras: Extras,
+        idempotency: Option<Idempotency<'_>>,
+    ) -> Result<MessageView, Error> {
+        let domain = self.authorize_prepared(caller, &prepared, places).await?;
+        let now = self.now_ms();
+        let id = self.fresh_id();
+        let mut prefix = signing::received_field(&self.inner.settings.hostname, &id, now).into_bytes();
+        let mut signatures = Vec::new();
+        let scheduled_for = prepared.send_at_ms.filter(|at| *at > now);
+        let (status, waiting_reason, release_at) = if let Some(at) = scheduled_for {
+            ("scheduled", None, Some(at))
+        } else {
+            let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
+            match self.sign_with_active_key(&keys, &prepared.raw).await {
+                Ok(signed) => {
+                    prefix.extend_from_slice(signed.field.as_bytes());
+                    signatures.push(signed.row);
+                    ("queued", None, None)
+                }
+                Err(not_signed) => {
+                    let (status, reason) = not_signed.waiting()?;
+                    (status, Some(reason), Some(now))
+                }
+            }
+        };
+        let message = MessageRow {
+            tenant_id: caller.tenant_id.clone(),
+            message_id: prepared.message_id,
+            status: status.into(),
+            from: prepared.from.address(),
+            subject: prepared.subject,
+            size: i64::try_from(prefix.len() + prepared.raw.len()).unwrap_or(i64::MAX),
+            domain_id: domain.id,
+            mail_from: prepared.mail_from.map(|mailbox| mailbox.address()),
+            signatures,
+            tags: extras.tags,
+            metadata: extras.metadata,
+            warnings: json!(prepared.warnings),
+            waiting_reason,
+            release_at,
+            expires_at: now + self.inner.settings.queue_lifetime_ms,
+            created_at: now,
+            id,
+        };
+        let recipients: Vec<_> =
+            prepared.recipients.iter().map(|mailbox| self.recipient(&message, mailbox, now)).collect();
+        let events = self.acceptance_events(&message);
+        let view = (message, recipients);
+        let idempotency = idempotency.map(|idempotency| {
+            let answer = (idempotency.render)(&view);
+            (idempotency.scope, answer)
+        });
+        let (message, recipients) = view;
+        let details = json!({"status": message.status, "recipients": recipients.len()});
+        let new = NewMessage {
+            audit: Some(self.audit(caller, "message.accepted", &message.id, details)),
+            body: MessageBody { prefix, raw: prepared.raw },
+            message,
+            recipients,
+            events,
+            idempotency,
+        };
+        self.inner.store.accept_message(&new).await?;
+        Ok((new.message, new.recipients))
+    }
+
+    fn recipient(&self, message: &MessageRow, mailbox: &Mailbox, now: i64) -> RecipientRow {
+        RecipientRow {
+            id: self.fresh_id(),
+            message_id: message.id.clone(),
+            address: mailbox.address(),
+            domain: mailbox.domain().to_string(),
+            status: message.status.clone(),
+            attempts: 0,
+            uncertain: false,
+            last_reply: None,
+            next_attempt_at: (message.status == "queued").then_some(now),
+        }
+    }
+
+    fn acceptance_events(&self, message: &MessageRow) -> Vec<EventRow> {
+        let mut events = vec![self.message_event(message, "message.accepted", json!({"size": message.size}))];
+        if let Some(signature) = message.signatures.first() {
+            let details = json!({"domain": signature.domain, "selector": signature.selector});
+            events.push(self.message_event(message, "message.signed", details));
+            events.push(self.message_event(message, "message.queued", json!({})));
+        } else if let Some(reason) = &message.waiting_reason {
+            let details = json!({"status": message.status, "reason": reason});
+            events.push(self.message_event(message, "message.held", details));
+        }
+        events
+    }
+
+    fn refuse_loop(&self, raw: &[u8]) -> Result<(), Error> {
+        let message = Message::parse(raw).map_err(|error| Error::Internal(format!("prepared message: {error}")))?;
+        let ours = format!("by {} ({})", self.inner.settings.hostname, signing::PRODUCT);
+        let is_ours = |field: &&Field<'_>| String::from_utf8_lossy(field.value).contains(&ours);
+        let passes: Vec<_> = message.all("Received").filter(is_ours).collect();
+        match passes.first() {
+            Some(first) if passes.len() >= OWN_RECEIVED_LIMIT => Err(Error::Invalid(vec![FieldError::in_header(
+                "Received",
+                first.line,
+                format!(
+                    "this message went through this server {} times already: a mail loop (RFC 5321 6.3)",
+                    passes.len()
+                ),
+            )])),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Where a request names the domains that it speaks for.
+struct Places {
+    from: FieldError,
+    sender: FieldError,
+    mail_from: FieldError,
+}
+
+/// What is kept beside the message.
+struct Extras {
+    tags: serde_json::Value,
+    metadata: serde_json::Value,
+}
+
+/// The same text for every cause, and without the domain (DESIGN "authorize").
+const ALLOWED_DETAIL: &str =
+    "the domain of this address must be one that this tenant has registered, verified and enabled";
+
+fn metadata_object(pairs: &[(String, String)]) -> serde_json::Value {
+    pairs.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// Without line numbers: fields were taken out of `Prepared::raw`, its lines are not those of the request.
+fn raw_places() -> Places {
+    let place = |name: &str| FieldError {
+        pointer: None,
+        header: Some(name.to_owned()),
+        line: None,
+        detail: ALLOWED_DETAIL.to_owned(),
+    };
+    Places { from: place("From"), sender: place("Sender"), mail_from: FieldError::at("/mail_from", ALLOWED_DETAIL) }
 }

@@ -1,5 +1,10 @@
 //! What a caller asks to send, and what becomes of it before it is signed.
+use crate::{Error, FieldError};
 use signpost_dkim::Mailbox;
+use std::collections::HashSet;
+
+/// Recipients of one message, at most (DESIGN: Envelope).
+pub const MAX_RECIPIENTS: usize = 50;
 
 /// An address as JSON gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +27,7 @@ pub struct AttachmentInput {
     pub filename: Option<String>,
     /// Media type.
     pub content_type: String,
-    /// Base64 (RFC 4648 section 4, padding required, no line breaks... tolerant of none).
+    /// Base64 in the standard alphabet with padding and nothing else, no white space either (RFC 4648 3.1, 3.2, 4).
     pub content: String,
     /// Makes it an inline part that `cid:` URLs refer to (RFC 2392).
     pub content_id: Option<String>,
@@ -71,6 +76,14 @@ pub struct Prepared {
     pub subject: String,
     /// Things worth telling that are no errors.
     pub warnings: Vec<String>,
+    /// When to send, milliseconds since the epoch; `None`: now.
+    pub send_at_ms: Option<i64>,
+    /// The body has octets above 127 (raw submissions only; what we compose is 7-bit). It is never converted after signing, so it
+    /// may only go to hosts that offer 8BITMIME (RFC 6152).
+    pub eight_bit: bool,
+    /// To or Cc names an address whose local part is not ASCII, so that the header holds UTF-8 (RFC 6532). It may only go to hosts
+    /// that offer SMTPUTF8 (RFC 6531 3.4), whoever the recipient is.
+    pub header_utf8: bool,
 }
 
 /// What composing needs beside the request.
@@ -81,4 +94,56 @@ pub struct ComposeContext<'a> {
     pub random: &'a dyn signpost_keys::Random,
     /// Limit of the built message in octets.
     pub max_message: u64,
+}
+
+/// Faults found so far: one answer names them all, up to a number that a caller can still read.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    list: Vec<FieldError>,
+    left_off: usize,
+}
+
+impl Faults {
+    const SHOWN: usize = 100;
+
+    pub(crate) fn push(&mut self, fault: FieldError) {
+        if self.list.len() < Self::SHOWN {
+            self.list.push(fault);
+        } else {
+            self.left_off += 1;
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// `Error::Invalid` if there is any.
+    pub(crate) fn finish(mut self) -> Result<(), Error> {
+        if self.left_off > 0 {
+            self.list.push(FieldError::in_message(None, format!("and {} more faults of this kind", self.left_off)));
+        }
+        if self.list.is_empty() { Ok(()) } else { Err(Error::Invalid(self.list)) }
+    }
+}
+
+/// The same mailboxes without duplicates, first come first. Local parts are compared exactly (RFC 5321 2.4), domains are lower-case.
+pub(crate) fn without_duplicates(mailboxes: Vec<Mailbox>) -> Vec<Mailbox> {
+    let mut seen = HashSet::new();
+    mailboxes.into_iter().filter(|m| seen.insert((m.local().to_owned(), m.domain().clone()))).collect()
+}
+
+/// `Error::TooLarge` where `octets` is over `limit`.
+pub(crate) fn check_size(octets: usize, limit: u64) -> Result<(), Error> {
+    if u64::try_from(octets).is_ok_and(|n| n <= limit) { Ok(()) } else { Err(Error::TooLarge { limit }) }
+}
+
+/// A fresh Message-ID with angle brackets: 135 random bits at the From domain (RFC 5322 3.6.4).
+pub(crate) fn fresh_message_id(context: &ComposeContext<'_>, from: &Mailbox) -> String {
+    format!("<{}@{}>", crate::ids::random_text(context.random, 27), from.domain())
+}
+
+/// Text for lists: no control characters, whatever an encoded-word held.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,6 +1,25 @@
-//! Signing: draft, custody, self-check against the published key; and again before delivery.
-use crate::{Engine, Error};
-use signpost_store::{Delivery, MessageBody, SignatureRow};
+//! Signing: draft, custody, self-check against the published key; again before delivery; release of what waits.
+use super::raw;
+use crate::domains::records::stored_public_key;
+use crate::domains::states;
+use crate::{Engine, Error, ids};
+use serde_json::json;
+use signpost_dkim::message::Message;
+use signpost_dkim::record::PublicKey;
+use signpost_dkim::sign::{self, Policy, Signer};
+use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
+use signpost_keys::{CustodyError, CustodyKind, KeyBinding, StoredKey};
+use signpost_store::{
+    Delivery, EventRow, Fence, KeyRow, MessageBody, MessageRow, ReleaseChange, SignatureRow, Waiting,
+};
+
+/// DESIGN "Published keys": while DNS gives no answer the last p= stays good for so long.
+const PUBLISHED_GOOD_MS: i64 = 72 * 3600 * 1000;
+/// A message that waits is looked at again after so long.
+const WAIT_RETRY_MS: i64 = 30 * 1000;
+/// A waiting message makes us read its key's record again, at most so often per key.
+const REREAD_MS: i64 = 25 * 1000;
+const RELEASE_BATCH: u32 = 50;
 
 /// What the worker must know before an attempt.
 #[derive(Debug)]
@@ -25,13 +44,281 @@ pub enum Readiness {
     Cancelled,
 }
 
-impl Engine {
-    /// DESIGN "Revoked or replaced keys": looked at before every attempt.
-    pub async fn ready_to_send(&self, _delivery: &Delivery, _body: &MessageBody) -> Result<Readiness, Error> {
-        todo!()
-    }
-    /// One pass over messages that wait (scheduled and due, held, awaiting_signature): signs and queues what can go. Returns how many moved.
-    pub async fn release_waiting(&self, _fence: &signpost_store::Fence) -> Result<usize, Error> {
-        todo!()
+/// A signature made and verified.
+pub(super) struct Signed {
+    /// The whole DKIM-Signature field with its final CRLF.
+    pub(super) field: String,
+    pub(super) row: SignatureRow,
+}
+
+/// Why there is no signature now. Mail waits; it is never sent without one.
+#[derive(Debug)]
+pub(super) enum NotSigned {
+    /// `held`: the published record does not fit, or nothing is known of it any more.
+    Held(String),
+    /// `awaiting_signature`: custody cannot use the key now.
+    Awaiting(String),
+    /// The message itself cannot be signed, or the store is away.
+    Failed(Error),
+}
+
+impl NotSigned {
+    /// Status and reason of a message that waits for this; `Err` if it does not wait.
+    pub(super) fn waiting(self) -> Result<(&'static str, String), Error> {
+        match self {
+            Self::Held(reason) => Ok(("held", reason)),
+            Self::Awaiting(reason) => Ok(("awaiting_signature", reason)),
+            Self::Failed(error) => Err(error),
+        }
     }
 }
+
+impl Engine {
+    /// Signs `raw` with the active key of `keys`, and verifies the signature against the p= last read from DNS.
+    pub(super) async fn sign_with_active_key(&self, keys: &[KeyRow], raw: &[u8]) -> Result<Signed, NotSigned> {
+        let Some(key) = keys.iter().find(|key| key.state == states::ACTIVE) else {
+            return Err(NotSigned::Held("no key of this domain is active".into()));
+        };
+        let published = self.published_key(key).map_err(NotSigned::Held)?;
+        let (binding, stored, signer) = key_parts(key).map_err(NotSigned::Failed)?;
+        let message = Message::parse(raw).map_err(|error| NotSigned::Failed(Error::Internal(error.to_string())))?;
+        let draft = sign::prepare(&message, &signer, &Policy::default(), self.inner.clock.now_s())
+            .map_err(|error| NotSigned::Failed(Error::Internal(error.to_string())))?;
+        let kind = CustodyKind::parse(&key.custody)
+            .ok_or_else(|| NotSigned::Failed(Error::Internal(format!("stored custody {:?}", key.custody))))?;
+        let signature = match self.custody(kind).sign(&binding, &stored, draft.digest()).await {
+            Ok(signature) => signature,
+            Err(CustodyError::Unavailable(reason)) => return Err(NotSigned::Awaiting(reason)),
+            Err(CustodyError::Refused(reason)) => {
+                tracing::error!(key = %key.id, domain = %key.domain_name, reason, "custody refuses to sign");
+                return Err(NotSigned::Awaiting("the signing key cannot be used; the operator has to look".into()));
+            }
+        };
+        if !published.verify_digest(draft.digest(), &signature) {
+            tracing::warn!(key = %key.id, domain = %key.domain_name, "signature does not verify against the published record");
+            return Err(NotSigned::Held(format!(
+                "a signature by {}._domainkey.{} does not verify against the record that DNS serves",
+                key.selector, key.domain_name
+            )));
+        }
+        let row = SignatureRow {
+            key_id: key.id.clone(),
+            domain: key.domain_name.clone(),
+            selector: key.selector.clone(),
+            algorithm: signer.algorithm.signature_algorithm().as_str().into(),
+        };
+        Ok(Signed { field: draft.finish(&signature), row })
+    }
+
+    /// The key as DNS last served it, if that is recent enough to be relied on.
+    fn published_key(&self, key: &KeyRow) -> Result<PublicKey, String> {
+        let name = format!("{}._domainkey.{}", key.selector, key.domain_name);
+        let (Some(p), Some(read_at)) = (&key.published_p, key.published_read_at) else {
+            return Err(format!("the record {name} was never read from DNS; check the domain"));
+        };
+        if p.is_empty() {
+            return Err(format!("DNS does not serve a usable record at {name}"));
+        }
+        if read_at + PUBLISHED_GOOD_MS < self.now_ms() {
+            return Err(format!("DNS has given no answer for {name} for 72 hours"));
+        }
+        let kind = KeyAlgorithm::parse(&key.algorithm).map(KeyAlgorithm::signature_algorithm);
+        kind.and_then(|kind| PublicKey::from_p(kind, p).ok())
+            .ok_or_else(|| format!("DNS serves a key of another kind at {name}"))
+    }
+
+    /// DESIGN "Revoked or replaced keys": looked at before every attempt.
+    pub async fn ready_to_send(&self, delivery: &Delivery, body: &MessageBody) -> Result<Readiness, Error> {
+        let message = &delivery.message;
+        let keys = self.inner.store.delivery_keys(&message.domain_id).await?;
+        let is_good = |signature: &SignatureRow| {
+            keys.iter().any(|key| key.id == signature.key_id && states::may_be_sent(&key.state))
+        };
+        if !message.signatures.is_empty() && message.signatures.iter().all(is_good) {
+            return Ok(Readiness::Good);
+        }
+        if !keys.iter().any(|key| states::is_listed(&key.state)) {
+            return Ok(Readiness::Cancelled);
+        }
+        match self.sign_with_active_key(&keys, &body.raw).await {
+            Ok(signed) => {
+                let mut prefix = without_signatures(&body.prefix)?;
+                prefix.extend_from_slice(signed.field.as_bytes());
+                Ok(Readiness::Resigned { prefix, signatures: vec![signed.row] })
+            }
+            Err(not_signed) => {
+                let (status, reason) = not_signed.waiting()?;
+                Ok(Readiness::Wait { status, reason })
+            }
+        }
+    }
+
+    /// One pass over messages that wait (scheduled and due, held, awaiting_signature): signs and queues what can go.
+    /// Returns how many were looked at.
+    pub async fn release_waiting(&self, fence: &Fence) -> Result<usize, Error> {
+        let waiting = self.inner.store.claim_waiting(fence, self.now_ms(), RELEASE_BATCH).await?;
+        let count = waiting.len();
+        for one in waiting {
+            let change = self.release_one(&one).await?;
+            self.inner.store.release(fence, &one.message.id, &change, self.now_ms()).await?;
+        }
+        Ok(count)
+    }
+
+    async fn release_one(&self, waiting: &Waiting) -> Result<ReleaseChange, Error> {
+        let message = &waiting.message;
+        let now = self.now_ms();
+        let was_scheduled = message.status == "scheduled";
+        let expires_at = if was_scheduled { now + self.inner.settings.queue_lifetime_ms } else { message.expires_at };
+        if expires_at <= now {
+            let reason = message.waiting_reason.clone().unwrap_or_default();
+            let event = self.message_event(message, "message.expired", json!({"reason": reason}));
+            return Ok(ReleaseChange { events: vec![event], ..unsigned("expired", Some(reason), None) });
+        }
+        let keep_waiting = |status: &str, reason: String| {
+            let mut change = unsigned(status, Some(reason.clone()), Some(now + WAIT_RETRY_MS));
+            change.expires_at = Some(expires_at);
+            if status != message.status {
+                change.events.push(self.message_event(
+                    message,
+                    "message.held",
+                    json!({"status": status, "reason": reason}),
+                ));
+            }
+            change
+        };
+        let domain = self.inner.store.domain(&message.tenant_id, &message.domain_id).await?;
+        match domain {
+            None => return Ok(unsigned("cancelled", Some("the domain was deleted".into()), None)),
+            Some(domain) if domain.ownership != "verified" => {
+                return Ok(keep_waiting("held", "the domain is no longer proven by this tenant".into()));
+            }
+            Some(domain) if domain.signing == "disabled" => {
+                return Ok(keep_waiting("held", "signing is disabled for the domain".into()));
+            }
+            Some(_) => {}
+        }
+        let mut keys = self.inner.store.delivery_keys(&message.domain_id).await?;
+        if message.status == "held" && self.reread_active(&keys).await? {
+            keys = self.inner.store.delivery_keys(&message.domain_id).await?;
+        }
+        // DESIGN: Date = release for scheduled and held mail; the same Date where only custody was away.
+        let raw = match message.status.as_str() {
+            "scheduled" | "held" => raw::redate(&waiting.body.raw, now),
+            _ => waiting.body.raw.clone(),
+        };
+        match self.sign_with_active_key(&keys, &raw).await {
+            Ok(signed) => Ok(self.released(waiting, raw, signed, expires_at)?),
+            Err(not_signed) => match not_signed.waiting() {
+                Ok((status, reason)) => Ok(keep_waiting(status, reason)),
+                Err(error) => {
+                    // One message that cannot be signed must not stop the others.
+                    tracing::error!(message = %message.id, ?error, "a waiting message could not be signed");
+                    Ok(keep_waiting("held", "signing failed; the operator has to look".into()))
+                }
+            },
+        }
+    }
+
+    fn released(
+        &self,
+        waiting: &Waiting,
+        raw: Vec<u8>,
+        signed: Signed,
+        expires_at: i64,
+    ) -> Result<ReleaseChange, Error> {
+        let message = &waiting.message;
+        let mut prefix = without_signatures(&waiting.body.prefix)?;
+        prefix.extend_from_slice(signed.field.as_bytes());
+        let size = i64::try_from(prefix.len() + raw.len()).unwrap_or(i64::MAX);
+        let details = json!({"domain": signed.row.domain, "selector": signed.row.selector});
+        let events = vec![
+            self.message_event(message, "message.signed", details),
+            self.message_event(message, "message.queued", json!({})),
+        ];
+        Ok(ReleaseChange {
+            status: "queued".into(),
+            signatures: vec![signed.row],
+            body: Some(MessageBody { prefix, raw }),
+            size: Some(size),
+            waiting_reason: None,
+            release_at: None,
+            expires_at: Some(expires_at),
+            events,
+        })
+    }
+
+    /// Reads the active key's record again, unless that was tried a moment ago. True if DNS answered.
+    async fn reread_active(&self, keys: &[KeyRow]) -> Result<bool, Error> {
+        let Some(key) = keys.iter().find(|key| key.state == states::ACTIVE) else { return Ok(false) };
+        if key.published_tried_at.is_some_and(|at| at + REREAD_MS > self.now_ms()) {
+            return Ok(false);
+        }
+        self.read_published(key).await
+    }
+
+    pub(crate) fn message_event(&self, message: &MessageRow, kind: &str, details: serde_json::Value) -> EventRow {
+        EventRow {
+            id: self.fresh_id(),
+            tenant_id: message.tenant_id.clone(),
+            kind: kind.to_owned(),
+            at: self.now_ms(),
+            message_id: Some(message.id.clone()),
+            recipient_id: None,
+            domain: None,
+            details,
+        }
+    }
+}
+
+fn unsigned(status: &str, reason: Option<String>, release_at: Option<i64>) -> ReleaseChange {
+    ReleaseChange {
+        status: status.to_owned(),
+        signatures: Vec::new(),
+        body: None,
+        size: None,
+        waiting_reason: reason,
+        release_at,
+        expires_at: None,
+        events: Vec::new(),
+    }
+}
+
+/// A key row as custody and the signer want it.
+fn key_parts(key: &KeyRow) -> Result<(KeyBinding, StoredKey, Signer), Error> {
+    let damaged = |what: &str| Error::Internal(format!("stored key {}: {what}", key.id));
+    let domain = SigningDomain::parse(&key.domain_name).map_err(|_| damaged("domain name"))?;
+    let selector = Selector::parse(&key.selector).map_err(|_| damaged("selector"))?;
+    let algorithm = KeyAlgorithm::parse(&key.algorithm).ok_or_else(|| damaged("algorithm"))?;
+    let binding = KeyBinding {
+        tenant: key.tenant_id.clone(),
+        domain: domain.clone(),
+        selector: selector.clone(),
+        key_id: key.id.clone(),
+    };
+    let stored = StoredKey {
+        reference: key.reference.clone(),
+        sealed: key.sealed.clone(),
+        public_key: stored_public_key(key)?,
+        algorithm,
+    };
+    Ok((binding, stored, Signer { domain, selector, algorithm }))
+}
+
+/// Our prefix without its DKIM-Signature fields: what is left is Received.
+fn without_signatures(prefix: &[u8]) -> Result<Vec<u8>, Error> {
+    if prefix.is_empty() {
+        return Ok(Vec::new());
+    }
+    let fields = Message::parse(prefix).map_err(|error| Error::Internal(format!("stored prefix: {error}")))?.fields;
+    Ok(fields.iter().filter(|field| !field.is("DKIM-Signature")).flat_map(|field| field.raw.iter().copied()).collect())
+}
+
+/// The time stamp of RFC 5321 4.4, without a `for` clause: it would show Bcc recipients.
+pub(super) fn received_field(hostname: &str, message_id: &str, now_ms: i64) -> String {
+    let id = ids::public("msg", message_id);
+    format!("Received: by {hostname} ({PRODUCT}) with HTTP id {id};\r\n\t{}\r\n", raw::date_field(now_ms))
+}
+
+/// How our own Received fields name the product; loops are counted by it.
+pub(super) const PRODUCT: &str = "Signpost";

@@ -1,0 +1,148 @@
+//! What a tenant must or should publish.
+use super::{CheckedRecord, Purpose, RecordView, states};
+use crate::{Engine, Error};
+use signpost_diagnosis::check::{Expected, Want};
+use signpost_diagnosis::suffix::organizational_domain;
+use signpost_dkim::record::{self, PublicKey};
+use signpost_dkim::{KeyAlgorithm, SigningDomain};
+use signpost_store::{DomainRow, KeyRow};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+/// TTL of the zone form, seconds: short enough that a mistake is soon mended.
+const ZONE_TTL: u32 = 3600;
+
+/// A record and what a check must find for it.
+pub(super) struct Listed {
+    pub(super) view: RecordView,
+    pub(super) expected: Expected,
+    /// The key that a `dkim` record belongs to.
+    pub(super) key_id: Option<String>,
+}
+
+/// The name as text of the store, which only ever holds parsed names.
+pub(super) fn stored_domain(name: &str) -> Result<SigningDomain, Error> {
+    SigningDomain::parse(name).map_err(|error| Error::Internal(format!("stored domain name: {error}")))
+}
+
+/// The public key of a stored key row.
+pub(crate) fn stored_public_key(key: &KeyRow) -> Result<PublicKey, Error> {
+    let algorithm = KeyAlgorithm::parse(&key.algorithm)
+        .ok_or_else(|| Error::Internal(format!("stored algorithm {:?}", key.algorithm)))?;
+    PublicKey::from_p(algorithm.signature_algorithm(), &key.public_key)
+        .map_err(|fault| Error::Internal(format!("stored public key: {fault}")))
+}
+
+impl Engine {
+    /// Everything to publish for a domain: ownership, each key's record, SPF where the name is used as MAIL FROM, DMARC as advice.
+    pub(super) fn listed_records(&self, domain: &DomainRow, keys: &[KeyRow]) -> Result<Vec<Listed>, Error> {
+        let name = stored_domain(&domain.name)?;
+        let value = format!("signpost-verification={}", domain.ownership_token);
+        let mut listed = vec![Listed {
+            view: view(&name, Purpose::Ownership, format!("_signpost.{name}"), value.clone(), true),
+            expected: Expected { name: format!("_signpost.{name}"), want: Want::Ownership { value } },
+            key_id: None,
+        }];
+        let required = states::required_key(keys).map(|key| key.id.clone());
+        for key in keys.iter().filter(|key| states::is_listed(&key.state)) {
+            let public = stored_public_key(key)?;
+            let record_name = format!("{}._domainkey.{name}", key.selector);
+            let is_required = required.as_deref() == Some(key.id.as_str());
+            listed.push(Listed {
+                view: view(&name, Purpose::Dkim, record_name.clone(), record::build(&public), is_required),
+                expected: Expected { name: record_name, want: Want::DkimKey { key: public } },
+                key_id: Some(key.id.clone()),
+            });
+        }
+        let egress = &self.inner.settings.egress_ips;
+        if self.inner.settings.service_domain.is_none() && !egress.is_empty() {
+            listed.push(Listed {
+                view: view(&name, Purpose::Spf, name.to_string(), spf_value(egress), false),
+                expected: Expected { name: name.to_string(), want: Want::Spf { egress: egress.clone() } },
+                key_id: None,
+            });
+        }
+        listed.push(Listed {
+            view: view(&name, Purpose::Dmarc, format!("_dmarc.{name}"), "v=DMARC1; p=none".into(), false),
+            expected: Expected { name: format!("_dmarc.{name}"), want: Want::Dmarc },
+            key_id: None,
+        });
+        Ok(listed)
+    }
+}
+
+fn view(domain: &SigningDomain, purpose: Purpose, name: String, value: String, required: bool) -> RecordView {
+    RecordView {
+        purpose,
+        kind: "TXT".into(),
+        relative_name: relative_name(domain, &name),
+        chunks: record::chunk(&value),
+        name,
+        value,
+        required,
+        status: "unchecked".into(),
+        warnings: Vec::new(),
+    }
+}
+
+/// The name below the organizational domain, which is where a zone usually begins; `@` for that name itself.
+fn relative_name(domain: &SigningDomain, name: &str) -> String {
+    let zone = organizational_domain(domain).unwrap_or_else(|| domain.clone());
+    if name == zone.as_str() {
+        return "@".into();
+    }
+    name.strip_suffix(zone.as_str()).and_then(|rest| rest.strip_suffix('.')).unwrap_or(name).to_owned()
+}
+
+/// RFC 7208 4.5, 5.6: the addresses that mail leaves from.
+fn spf_value(egress: &[IpAddr]) -> String {
+    let mut value = String::from("v=spf1");
+    for address in egress {
+        let _ = match address {
+            IpAddr::V4(v4) => write!(value, " ip4:{v4}"),
+            IpAddr::V6(v6) => write!(value, " ip6:{v6}"),
+        };
+    }
+    value.push_str(" ~all");
+    value
+}
+
+/// Carries the statuses of the latest check over to records that are still the same.
+pub(super) fn with_statuses(listed: Vec<Listed>, checked: &[CheckedRecord]) -> Vec<RecordView> {
+    listed
+        .into_iter()
+        .map(|listed| {
+            let mut view = listed.view;
+            let same = |c: &&CheckedRecord| {
+                let advice = matches!(view.purpose, Purpose::Spf | Purpose::Dmarc);
+                c.record.purpose == view.purpose
+                    && c.record.name == view.name
+                    && (advice || c.record.value == view.value)
+            };
+            if let Some(found) = checked.iter().find(same) {
+                view.status.clone_from(&found.record.status);
+                view.warnings.clone_from(&found.record.warnings);
+                if view.value != found.record.value {
+                    view.value.clone_from(&found.record.value);
+                    view.chunks.clone_from(&found.record.chunks);
+                }
+            }
+            view
+        })
+        .collect()
+}
+
+/// Master-file form (RFC 1035 5.1), absolute names, one record a line. Advice that is in place already is left out.
+pub(super) fn zone_form(domain: &str, records: &[RecordView]) -> String {
+    let mut zone = format!("; Signpost: records for {domain}\n");
+    for record in records.iter().filter(|r| r.required || r.purpose == Purpose::Dkim || r.status != "ok") {
+        let what = match (record.required, record.purpose) {
+            (true, _) => "required",
+            (false, Purpose::Dkim) => "key that does not sign now",
+            (false, _) => "advice",
+        };
+        let _ = writeln!(zone, "; {what}");
+        let _ = writeln!(zone, "{}. {ZONE_TTL} IN {} {}", record.name, record.kind, record::zone_text(&record.value));
+    }
+    zone
+}

@@ -1,0 +1,86 @@
+//! The master-key file: read, or made on the very first start; never written over.
+use crate::config::ConfigError;
+use signpost_engine::{Engine, MasterKeyState};
+use signpost_keys::{MasterKey, Random};
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+use zeroize::Zeroizing;
+
+/// Reads the file. `Ok(None)`: there is none. The error text never holds key octets.
+pub(crate) fn read(path: &Path) -> Result<Option<MasterKey>, ConfigError> {
+    let shown = path.display();
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(ConfigError(format!("master key {shown}: {error}"))),
+    };
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Err(ConfigError(format!("master key {shown}: others can read it; `chmod 600` it")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError(format!("master key {shown}: {error}")))?;
+    let text = Zeroizing::new(text);
+    MasterKey::from_base64(&text).map(Some).map_err(|error| ConfigError(format!("master key {shown}: {error}")))
+}
+
+/// DESIGN "Master key": offers the file's key to the engine; makes one where the store has never seen any.
+/// A wrong, absent or unreadable key leaves the engine sealed and is logged.
+pub(crate) async fn establish(
+    engine: &Engine,
+    path: &Path,
+    random: &dyn Random,
+) -> Result<MasterKeyState, Box<dyn std::error::Error>> {
+    let found = match read(path) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::error!(%error, "sealed: the master key cannot be read");
+            return Ok(MasterKeyState::Sealed);
+        }
+    };
+    let absent = found.is_none();
+    match engine.offer_master_key(found).await? {
+        MasterKeyState::NeverMade => {
+            make(path, random)?;
+            // Whatever the log filter is: this is said once and must be seen.
+            writeln!(
+                std::io::stderr(),
+                "signpost: made the master key {}. BACK THIS FILE UP: without it no key in the database can be opened again.",
+                path.display()
+            )?;
+            // Read back: what counts is what is on the disk, also if another process was first.
+            Ok(engine.offer_master_key(read(path)?).await?)
+        }
+        MasterKeyState::Sealed => {
+            let what = if absent { "is absent" } else { "is not the one this database was sealed with" };
+            tracing::error!("sealed: the master key {} {what}; put the right file there", path.display());
+            Ok(MasterKeyState::Sealed)
+        }
+        MasterKeyState::Unsealed => Ok(MasterKeyState::Unsealed),
+    }
+}
+
+/// Writes a fresh key under another name, flushes it, and links it into place: never half a file, never over another one.
+fn make(path: &Path, random: &dyn Random) -> Result<(), ConfigError> {
+    let shown = path.display();
+    let failed = |error: std::io::Error| ConfigError(format!("master key {shown}: {error}"));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let mut draft_name = path.file_name().map(std::ffi::OsStr::to_os_string).unwrap_or_default();
+    draft_name.push(format!(".{}.new", std::process::id()));
+    let draft = folder.join(draft_name);
+    let key = MasterKey::generate(random);
+    let written = (|| {
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(key.to_base64().as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        match std::fs::hard_link(&draft, path) {
+            // Another process made one at the same moment: that one counts.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        }
+    })();
+    let removed = std::fs::remove_file(&draft);
+    written.and(removed).map_err(failed)?;
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+}

@@ -1,0 +1,216 @@
+//! A real BIND as authoritative server of zones below `test`.
+use crate::{DEADLINE, Port, Process, wait_for};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+const TSIG_NAME: &str = "signpost-tests";
+const TSIG_SECRET: &str = "dGVzdHMgb25seSwgbm90IGEgc2VjcmV0IGF0IGFsbCE=";
+/// The user that named runs as where the tests run as root; named gives up root's right to read foreign files anyway.
+const NOBODY: u32 = 65_534;
+
+/// What the server shall hold; see [`Named::with`].
+#[derive(Default)]
+pub struct NamedBuilder {
+    zones: BTreeMap<String, String>,
+    addresses: Vec<String>,
+}
+
+/// A running BIND, changed through nsupdate. Dropped: killed.
+pub struct Named {
+    _process: Process,
+    _folder: TempDir,
+    port: Port,
+    zones: Vec<String>,
+}
+
+impl NamedBuilder {
+    /// A zone below `test` with these lines in zone-file form; SOA, NS, `ns` and the delegation from `test` are added.
+    pub fn zone(mut self, name: &str, lines: &str) -> Self {
+        self.zones.insert(name.to_owned(), lines.to_owned());
+        self
+    }
+
+    /// A further address to listen on, for example 127.0.0.2; it becomes a second name server of every zone.
+    pub fn address(mut self, address: &str) -> Self {
+        self.addresses.push(address.to_owned());
+        self
+    }
+
+    /// Starts it and waits until it answers.
+    pub fn start(self) -> Named {
+        let server = find("named", "bind9");
+        let port = Port::reserve();
+        let folder = tempfile::Builder::new().prefix("signpost-named-").tempdir().unwrap();
+        let zones = self.write_files(folder.path(), port.number());
+        // Debian's AppArmor profile is tied to the path /usr/sbin/named and forbids folders like ours: run a copy.
+        let program = folder.path().join("named");
+        std::fs::copy(server, &program).unwrap();
+        let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+        if root {
+            give_to_nobody(folder.path());
+        }
+        let (log, config) = (folder.path().join("log"), folder.path().join("named.conf"));
+        let mut process = Process::start("named", &program, &log, |command| {
+            command.arg("-c").arg(&config).args(["-f", "-g", "-n", "1"]).current_dir(folder.path());
+            if root {
+                command.uid(NOBODY).gid(NOBODY);
+            }
+        });
+        wait_for("named runs", DEADLINE, || {
+            process.assert_running();
+            process.output().lines().any(|line| line.ends_with(" running")).then_some(())
+        });
+        Named { _process: process, _folder: folder, port, zones }
+    }
+
+    fn write_files(&self, folder: &Path, port: u16) -> Vec<String> {
+        let mut zones = self.zones.clone();
+        let mut parent = zones.remove("test").unwrap_or_default();
+        for name in zones.keys() {
+            let below = name.strip_suffix(".test").expect("zones lie below `test`");
+            parent.push_str(&self.delegation(below));
+        }
+        zones.insert("test".to_owned(), parent);
+        let listen: String = std::iter::once("127.0.0.1").chain(self.addresses.iter().map(String::as_str)).fold(
+            String::new(),
+            |mut out, a| {
+                let _ = write!(out, "{a}; ");
+                out
+            },
+        );
+        let mut config = format!(
+            "key \"{TSIG_NAME}\" {{ algorithm hmac-sha256; secret \"{TSIG_SECRET}\"; }};\n\
+             controls {{ }};\n\
+             options {{ directory \"{at}\"; pid-file \"{at}/named.pid\"; session-keyfile \"{at}/session.key\";\n\
+             managed-keys-directory \"{at}\"; listen-on port {port} {{ {listen}}}; listen-on-v6 {{ none; }};\n\
+             recursion no; allow-query {{ 127.0.0.0/8; }}; allow-transfer {{ none; }}; notify no;\n\
+             dnssec-validation no; minimal-responses yes; }};\n",
+            at = folder.display()
+        );
+        for (name, lines) in &zones {
+            let _ = writeln!(
+                config,
+                "zone \"{name}\" {{ type primary; file \"{name}.zone\"; allow-update {{ key \"{TSIG_NAME}\"; }}; }};"
+            );
+            let own = self.delegation("@").replace(".@", "");
+            let zone = format!("$TTL 1\n@ IN SOA ns1 hostmaster ( 1 60 60 600 1 )\n{own}{lines}\n");
+            std::fs::write(folder.join(format!("{name}.zone")), zone).unwrap();
+        }
+        std::fs::write(folder.join("named.conf"), config).unwrap();
+        zones.into_keys().collect()
+    }
+
+    /// NS and address records of the child `below` (or the zone itself, `@`).
+    fn delegation(&self, below: &str) -> String {
+        let mut lines = String::new();
+        let addresses = std::iter::once("127.0.0.1").chain(self.addresses.iter().map(String::as_str));
+        for (number, address) in addresses.enumerate() {
+            let host = format!("ns{}.{below}", number + 1);
+            let _ = write!(lines, "{below} IN NS {host}\n{host} IN A {address}\n");
+        }
+        lines
+    }
+}
+
+impl Named {
+    /// A server to be given its zones.
+    pub fn with() -> NamedBuilder {
+        NamedBuilder::default()
+    }
+
+    /// Address and port of the first listener.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port.number()))
+    }
+
+    /// Puts the TXT records of that name in place of those that are there, each given as one text and cut as RFC 1035 3.3 asks.
+    pub fn publish_txt(&self, name: &str, values: &[&str]) {
+        let values: Vec<Vec<String>> = values
+            .iter()
+            .map(|v| v.as_bytes().chunks(255).map(|c| String::from_utf8(c.to_vec()).unwrap()).collect())
+            .collect();
+        self.replace_txt(name, &values);
+    }
+
+    /// Publishes a Record of the API as it says itself (its `chunks`), whatever else is at the name being replaced.
+    pub fn publish(&self, record: &Value) {
+        assert_eq!(record["type"], "TXT", "only TXT records are published by the tests: {record}");
+        let chunks = record["chunks"].as_array().unwrap_or_else(|| panic!("a Record without chunks: {record}"));
+        let chunks: Vec<String> = chunks.iter().map(|c| c.as_str().unwrap().to_owned()).collect();
+        self.replace_txt(record["name"].as_str().unwrap(), &[chunks]);
+    }
+
+    /// Removes the TXT records of that name.
+    pub fn withdraw_txt(&self, name: &str) {
+        self.replace_txt(name, &[]);
+    }
+
+    fn replace_txt(&self, name: &str, values: &[Vec<String>]) {
+        let mut update = format!("update delete {name}. TXT\n");
+        for chunks in values {
+            let quoted: Vec<String> =
+                chunks.iter().map(|c| format!("\"{}\"", c.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+            let _ = writeln!(update, "update add {name}. 1 TXT {}", quoted.join(" "));
+        }
+        self.update(name, &update);
+    }
+
+    /// Any nsupdate commands for the zone that holds `name`.
+    pub fn update(&self, name: &str, commands: &str) {
+        let zone = self
+            .zones
+            .iter()
+            .filter(|zone| name == zone.as_str() || name.ends_with(&format!(".{zone}")))
+            .max_by_key(|zone| zone.len())
+            .unwrap_or_else(|| panic!("no zone for {name}"));
+        let script = format!("server 127.0.0.1 {}\nzone {zone}.\n{commands}send\n", self.port.number());
+        let mut child = Command::new(find("nsupdate", "dnsutils"))
+            .arg("-y")
+            .arg(format!("hmac-sha256:{TSIG_NAME}:{TSIG_SECRET}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "nsupdate: {}\n{script}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// TXT records of a name as the server gives them, strings joined.
+    pub fn txt(&self, name: &str) -> Vec<String> {
+        let output = Command::new(find("dig", "dnsutils"))
+            .args(["@127.0.0.1", "-p", &self.port.number().to_string(), "+short", "+norecurse", name, "TXT"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "dig: {}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(|line| line.trim_matches('"').replace("\" \"", "").replace("\\\"", "\"").replace("\\;", ";"))
+            .collect()
+    }
+}
+
+fn find(program: &str, package: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/bin")])
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| panic!("{program} is not installed: run tests/run, or apt-get install {package}"))
+}
+
+fn give_to_nobody(folder: &Path) {
+    std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        std::os::unix::fs::chown(entry.unwrap().path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+}
