@@ -1,13 +1,15 @@
 //! A throw-away BIND with the zones that a test gives. It is authoritative, and plays the recursive resolver for the same zones.
 use signpost_diagnosis::dns::{Dns, DnsSettings};
 use signpost_diagnosis::guard::Guard;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 const NAMED: &str = "/usr/sbin/named";
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// One zone: its name and zone-file lines (relative names, one record a line).
 #[derive(Debug, Clone)]
@@ -46,11 +48,22 @@ pub(crate) struct Bind {
 impl Bind {
     /// On a free port of 127.0.0.1.
     pub(crate) fn start(zones: &[Zone]) -> Self {
-        Self::start_at(SocketAddr::new([127, 0, 0, 1].into(), free_port()), zones)
+        Self::start_at(SocketAddr::new(LOOPBACK, free_port()), zones)
     }
 
-    /// At exactly this address.
+    /// At exactly this address. BIND listens only on addresses of interfaces, which of 127.0.0.0/8 is 127.0.0.1 alone: behind
+    /// another one a forwarder on the test's runtime stands in.
     pub(crate) fn start_at(address: SocketAddr, zones: &[Zone]) -> Self {
+        if address.ip() == LOOPBACK {
+            return Self::launch(address, zones);
+        }
+        let mut bind = Self::launch(SocketAddr::new(LOOPBACK, free_port()), zones);
+        forward(address, bind.address);
+        bind.address = address;
+        bind
+    }
+
+    fn launch(address: SocketAddr, zones: &[Zone]) -> Self {
         assert!(
             Path::new(NAMED).exists(),
             "{NAMED} is missing; install it: apt-get install -y --no-install-recommends bind9"
@@ -106,6 +119,9 @@ impl Drop for Bind {
     }
 }
 
+/// Ports given out by this process, so that no two tests get the same one before they use it.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
 /// A port that is free on the first loopback addresses, for UDP and TCP.
 pub(crate) fn free_port() -> u16 {
     loop {
@@ -113,7 +129,8 @@ pub(crate) fn free_port() -> u16 {
         let port = first.local_addr().unwrap().port();
         let others = [1, 2, 3].map(|last| SocketAddr::new([127, 0, 0, last].into(), port));
         let tcp_free = others[1..].iter().all(|address| TcpListener::bind(address).is_ok());
-        if tcp_free && others.iter().all(|address| UdpSocket::bind(address).is_ok()) {
+        let udp_free = others.iter().all(|address| UdpSocket::bind(address).is_ok());
+        if tcp_free && udp_free && GIVEN.lock().unwrap().insert(port) {
             return port;
         }
     }
@@ -133,4 +150,34 @@ fn write_files(folder: &Path, address: SocketAddr, zones: &[Zone]) {
         std::fs::write(folder.join(format!("{name}.zone")), format!("$TTL 1\n{}\n", zone.lines.join("\n"))).unwrap();
     }
     std::fs::write(folder.join("named.conf"), config).unwrap();
+}
+
+/// Passes UDP and TCP on, until the runtime ends.
+fn forward(from: SocketAddr, to: SocketAddr) {
+    let udp = UdpSocket::bind(from).unwrap();
+    udp.set_nonblocking(true).unwrap();
+    let udp = Arc::new(tokio::net::UdpSocket::from_std(udp).unwrap());
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        while let Ok((length, peer)) = udp.recv_from(&mut buffer).await {
+            tokio::spawn(exchange(Arc::clone(&udp), buffer[..length].to_vec(), peer, to));
+        }
+    });
+    let tcp = TcpListener::bind(from).unwrap();
+    tcp.set_nonblocking(true).unwrap();
+    let tcp = tokio::net::TcpListener::from_std(tcp).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = tcp.accept().await {
+            let mut server = tokio::net::TcpStream::connect(to).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+}
+
+async fn exchange(udp: Arc<tokio::net::UdpSocket>, question: Vec<u8>, peer: SocketAddr, to: SocketAddr) {
+    let upstream = tokio::net::UdpSocket::bind(SocketAddr::new(LOOPBACK, 0)).await.unwrap();
+    upstream.send_to(&question, to).await.unwrap();
+    let mut buffer = [0; 4096];
+    let length = upstream.recv(&mut buffer).await.unwrap();
+    udp.send_to(&buffer[..length], peer).await.unwrap();
 }
