@@ -51,7 +51,7 @@ impl Settling<'_> {
     pub(super) fn give_back(&self, recipient: &ClaimedRecipient, at: i64) -> Outcome {
         Outcome {
             recipient_id: recipient.id.clone(),
-            status: "queued".to_owned(),
+            status: if recipient.attempts > 0 { "deferred" } else { "queued" }.to_owned(),
             attempted: false,
             uncertain: recipient.uncertain,
             last_reply: None,

@@ -28,8 +28,8 @@ const LEASE_TRUSTED: Duration = Duration::from_secs(15);
 /// Longest sleep between two looks at the queue.
 const POLL: Duration = Duration::from_secs(1);
 /// Shortest one, so that a row that is due but not ours to claim makes no busy loop.
-const LEAST_POLL: Duration = Duration::from_millis(25);
-const RELEASE_EVERY: Duration = Duration::from_millis(500);
+const LEAST_POLL: Duration = Duration::from_millis(50);
+const RELEASE_EVERY: Duration = Duration::from_millis(100);
 /// SIGTERM: what is in flight may end, for this long.
 const DRAIN: Duration = Duration::from_secs(30);
 /// The last try is at `expires_at`; a claim that comes later than this behind it is no try any more.
@@ -159,19 +159,23 @@ impl Worker {
     async fn dispatch(&self, shutdown: &CancellationToken) {
         let notify = self.engine.inner.store.queue_notify();
         let mut releasing = None;
-        let mut released = None::<Instant>;
+        let (mut claimed, mut released) = (None::<Instant>, None::<Instant>);
         loop {
-            if shutdown.is_cancelled() || self.lost.is_cancelled() {
-                return;
+            // A claim writes; so it is made only where something is due, and now and then for the leases of dead workers.
+            let until_due = self.until_due().await;
+            let due = until_due.is_zero();
+            let mut more = false;
+            if due || claimed.is_none_or(|at| at.elapsed() >= HEARTBEAT) {
+                claimed = Some(Instant::now());
+                more = self.claim().await;
             }
             let idle = releasing.as_ref().is_none_or(tokio::task::JoinHandle::is_finished);
-            if idle && released.is_none_or(|at| at.elapsed() >= RELEASE_EVERY) {
+            if due && idle && released.is_none_or(|at| at.elapsed() >= RELEASE_EVERY) {
                 released = Some(Instant::now());
                 releasing = Some(self.tasks.spawn(self.clone().release()));
             }
-            let more = self.claim().await;
-            let pause = if more { Duration::ZERO } else { self.until_due().await };
             let full = self.room.available_permits() == 0;
+            let pause = if more { Duration::ZERO } else { until_due.clamp(LEAST_POLL, POLL) };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
@@ -214,12 +218,13 @@ impl Worker {
         more
     }
 
+    /// Zero if something is due now.
     async fn until_due(&self) -> Duration {
         let inner = &self.engine.inner;
         match inner.store.next_due().await {
             Ok(Some(due)) => {
                 let millis = u64::try_from(due.saturating_sub(inner.clock.now_ms())).unwrap_or(0);
-                Duration::from_millis(millis).clamp(LEAST_POLL, POLL)
+                Duration::from_millis(millis)
             }
             Ok(None) => POLL,
             Err(cause) => {
@@ -230,7 +235,11 @@ impl Worker {
     }
 
     async fn release(self) {
-        match self.engine.release_waiting(&self.fence).await {
+        let released = tokio::select! {
+            () = self.carrier.abort.cancelled() => return,
+            released = self.engine.release_waiting(&self.fence) => released,
+        };
+        match released {
             Ok(0) => {}
             Ok(moved) => tracing::debug!(moved, "waiting messages looked at"),
             Err(cause) => tracing::warn!(%cause, "cannot release waiting messages"),
@@ -243,7 +252,14 @@ impl Worker {
         if now > delivery.message.expires_at.saturating_add(EXPIRY_GRACE_MS) {
             return self.settle_all(&delivery, |settling, recipient| settling.expired(recipient)).await;
         }
-        let Some(body) = self.ready_body(&delivery).await else { return };
+        let body = tokio::select! {
+            body = self.ready_body(&delivery) => body,
+            // Custody may be slow to answer; what it says then comes too late.
+            () = self.carrier.abort.cancelled() => {
+                return self.settle_all(&delivery, |settling, recipient| settling.give_back(recipient, now)).await;
+            }
+        };
+        let Some(body) = body else { return };
         let payload = match checked(body) {
             Ok(payload) => payload,
             Err(reply) => return self.reject_all(&delivery, &reply).await,
