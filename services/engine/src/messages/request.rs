@@ -114,8 +114,8 @@ impl Faults {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+    pub(crate) fn len(&self) -> usize {
+        self.list.len() + self.left_off
     }
 
     /// `Error::Invalid` if there is any.
