@@ -98,7 +98,7 @@ fn raw_goes_through(world: &World, domain: &Domain, dkimpy: &mut DkimPy) {
     let body = "first line\r\n\r\n\ttabbed  line \r\n.\r\nlast line\r\n";
     // LF line ends, and fields that must go: they are what a local program hands over.
     let raw = format!(
-        "Return-Path: <old@elsewhere.test>\nfrom : Ann <ann@{}>\nTo: bob@receiver.test\nBCC: secret-bcc@receiver.test,\n secret-two@receiver.test\nSubject: as is,\n\tfolded\nDate: Wed, 25 Nov 2026 01:00:00 +0000\nMessage-ID: <raw-1@{}>\nX-Odd:   two  spaces\n\n{}",
+        "Return-Path: <old@elsewhere.test>\nfrom: Ann <ann@{}>\nTo: bob@receiver.test\nBCC: secret-bcc@receiver.test,\n secret-two@receiver.test\nSubject: as is,\n\tfolded\nDate: Wed, 25 Nov 2026 01:00:00 +0000\nMessage-ID: <raw-1@{}>\nX-Odd:   two  spaces\n\n{}",
         domain.name,
         domain.name,
         body.replace("\r\n", "\n")
@@ -117,7 +117,7 @@ fn raw_goes_through(world: &World, domain: &Domain, dkimpy: &mut DkimPy) {
         assert_envelope_sender_is_ours(received);
         let text = String::from_utf8_lossy(&received.octets);
         let kept = format!(
-            "from : Ann <ann@{0}>\r\nTo: bob@receiver.test\r\nSubject: as is,\r\n\tfolded\r\nDate: Wed, 25 Nov 2026 01:00:00 +0000\r\nMessage-ID: <raw-1@{0}>\r\nX-Odd:   two  spaces\r\n\r\n{body}",
+            "from: Ann <ann@{0}>\r\nTo: bob@receiver.test\r\nSubject: as is,\r\n\tfolded\r\nDate: Wed, 25 Nov 2026 01:00:00 +0000\r\nMessage-ID: <raw-1@{0}>\r\nX-Odd:   two  spaces\r\n\r\n{body}",
             domain.name
         );
         assert!(text.ends_with(&kept), "the rest is as it was handed over:\n{text}");
