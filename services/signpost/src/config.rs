@@ -49,7 +49,9 @@ impl StoreArgs {
         match self.database_url.as_deref() {
             None => Ok(self.data_dir.join("signpost.db")),
             Some(url) => match url.strip_prefix("sqlite:") {
-                Some(path) if !path.trim_start_matches("//").is_empty() => Ok(PathBuf::from(path.strip_prefix("//").unwrap_or(path))),
+                Some(path) if !path.trim_start_matches("//").is_empty() => {
+                    Ok(PathBuf::from(path.strip_prefix("//").unwrap_or(path)))
+                }
                 _ => Err(ConfigError("SIGNPOST_DATABASE_URL: this version speaks `sqlite:PATH` only".into())),
             },
         }
@@ -135,7 +137,9 @@ impl ServeArgs {
     /// Refuses combinations that cannot work.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         if !(self.roles.contains(&Role::Api) && self.roles.contains(&Role::Worker)) {
-            return Err(ConfigError("SIGNPOST_ROLES: on SQLite one process has the roles api and worker together".into()));
+            return Err(ConfigError(
+                "SIGNPOST_ROLES: on SQLite one process has the roles api and worker together".into(),
+            ));
         }
         Ok(())
     }
@@ -165,7 +169,11 @@ impl ServeArgs {
 
     /// Settings of DNS questions.
     pub(crate) fn dns_settings(&self) -> DnsSettings {
-        DnsSettings { resolvers: self.dns_resolvers.clone(), authority_port: self.dns_authority_port, guard: self.guard() }
+        DnsSettings {
+            resolvers: self.dns_resolvers.clone(),
+            authority_port: self.dns_authority_port,
+            guard: self.guard(),
+        }
     }
 
     fn guard(&self) -> Guard {
@@ -175,13 +183,15 @@ impl ServeArgs {
     fn hostname(&self) -> Result<String, ConfigError> {
         let name = match self.hostname.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
             Some(name) => name.to_owned(),
-            None => std::fs::read_to_string("/proc/sys/kernel/hostname")
-                .map(|name| name.trim().to_owned())
-                .map_err(|error| ConfigError(format!("SIGNPOST_HOSTNAME is not set and the system's is unknown: {error}")))?,
+            None => std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).map_err(
+                |error| ConfigError(format!("SIGNPOST_HOSTNAME is not set and the system's is unknown: {error}")),
+            )?,
         };
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
         if name.is_empty() || name.len() > 253 || !name.bytes().all(plain) {
-            return Err(ConfigError(format!("SIGNPOST_HOSTNAME: {name:?} is not a host name (letters, digits, `.`, `-`)")));
+            return Err(ConfigError(format!(
+                "SIGNPOST_HOSTNAME: {name:?} is not a host name (letters, digits, `.`, `-`)"
+            )));
         }
         Ok(name)
     }
@@ -204,7 +214,9 @@ fn read_secret(file: &Path, variable: &str) -> Result<String, ConfigError> {
 
 /// `smtp://[user:pass@]host[:port]` or `smtps://...`. Errors never repeat the text: it may hold a password.
 fn parse_relay(text: &str) -> Result<Relay, ConfigError> {
-    let bad = |what: &str| ConfigError(format!("SIGNPOST_SMTP_RELAY: {what}; `smtp://host:port` or `smtps://host:port` is needed"));
+    let bad = |what: &str| {
+        ConfigError(format!("SIGNPOST_SMTP_RELAY: {what}; `smtp://host:port` or `smtps://host:port` is needed"))
+    };
     let (implicit, rest) = match (text.strip_prefix("smtp://"), text.strip_prefix("smtps://")) {
         (Some(rest), _) => (false, rest),
         (None, Some(rest)) => (true, rest),
@@ -270,7 +282,8 @@ fn parse_duration_ms(text: &str) -> Result<i64, String> {
         "s" | "" => 1_000,
         _ => return Err("a number with one of d, h, m, s is needed, for example 5d".into()),
     };
-    let number: i64 = number.parse().map_err(|_| "a number with one of d, h, m, s is needed, for example 5d".to_owned())?;
+    let number: i64 =
+        number.parse().map_err(|_| "a number with one of d, h, m, s is needed, for example 5d".to_owned())?;
     number.checked_mul(factor).filter(|ms| *ms > 0).ok_or_else(|| "out of range".to_owned())
 }
 
@@ -284,7 +297,10 @@ fn parse_size(text: &str) -> Result<u64, String> {
         _ => return Err("a number of octets is needed, or one with kB or MB, for example 25MB".into()),
     };
     let number: u64 = number.parse().map_err(|_| "a number is needed, for example 25MB".to_owned())?;
-    number.checked_mul(factor).filter(|size| (1..=100_000_000).contains(size)).ok_or_else(|| "1 octet to 100MB".to_owned())
+    number
+        .checked_mul(factor)
+        .filter(|size| (1..=100_000_000).contains(size))
+        .ok_or_else(|| "1 octet to 100MB".to_owned())
 }
 
 #[cfg(test)]

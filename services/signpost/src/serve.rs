@@ -19,8 +19,13 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
 const UNSEAL_EVERY: Duration = Duration::from_secs(2);
 
 /// Variables of the contract that this version does not act on yet; each would silently do nothing.
-const NOT_YET: [&str; 5] =
-    ["SIGNPOST_SMTP_LISTEN", "SIGNPOST_DNS_UPDATE", "SIGNPOST_RATE_LIMIT", "SIGNPOST_TRUSTED_PROXIES", "SIGNPOST_PUBLIC_URL"];
+const NOT_YET: [&str; 5] = [
+    "SIGNPOST_SMTP_LISTEN",
+    "SIGNPOST_DNS_UPDATE",
+    "SIGNPOST_RATE_LIMIT",
+    "SIGNPOST_TRUSTED_PROXIES",
+    "SIGNPOST_PUBLIC_URL",
+];
 /// As above, where going on would be dangerous.
 const REFUSED: [&str; 2] = ["SIGNPOST_TLS_CERT", "SIGNPOST_TLS_KEY"];
 
@@ -30,7 +35,9 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     args.validate()?;
     for name in REFUSED {
         if std::env::var_os(name).is_some_and(|value| !value.is_empty()) {
-            return Err(format!("{name}: this version has no TLS of its own; put a TLS proxy in front and unset it").into());
+            return Err(
+                format!("{name}: this version has no TLS of its own; put a TLS proxy in front and unset it").into()
+            );
         }
     }
     for name in NOT_YET {
@@ -46,7 +53,8 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     let engine = Engine::new(store.clone(), dns, Arc::new(SystemClock), Arc::new(SystemRandom), settings);
     let key_path = args.store.master_key_path();
     master_key::establish(&engine, &key_path, &SystemRandom).await?;
-    let listener = TcpListener::bind(args.listen).await.map_err(|error| format!("SIGNPOST_LISTEN {}: {error}", args.listen))?;
+    let listener =
+        TcpListener::bind(args.listen).await.map_err(|error| format!("SIGNPOST_LISTEN {}: {error}", args.listen))?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
     let shutdown = CancellationToken::new();
     let background = start_background(&engine, key_path, &shutdown);

@@ -31,7 +31,8 @@ impl Answer {
         if self.status == status {
             return self.json();
         }
-        Err(format!("the API answered {} in place of {status}: {}", self.status, String::from_utf8_lossy(&self.body)).into())
+        Err(format!("the API answered {} in place of {status}: {}", self.status, String::from_utf8_lossy(&self.body))
+            .into())
     }
 }
 

@@ -71,7 +71,8 @@ impl Flow {
     pub(super) async fn take(&self) -> Outcome<Report> {
         let domain = self.register(DOMAIN).await?;
         let id = text(&domain, "id")?.to_owned();
-        let mut report = Report { records: array(&domain, "records")?, message_path: None, authentication_results: None };
+        let mut report =
+            Report { records: array(&domain, "records")?, message_path: None, authentication_results: None };
         self.publish(&id).await?;
         let check = self.client.post(&format!("/v1/domains/{id}/check"), None).await?.expect(StatusCode::OK)?;
         self.show_check(&check)?;
@@ -101,7 +102,8 @@ impl Flow {
     }
 
     async fn register(&self, name: &str) -> Outcome<Value> {
-        let domain = self.client.post("/v1/domains", Some(&json!({"name": name}))).await?.expect(StatusCode::CREATED)?;
+        let domain =
+            self.client.post("/v1/domains", Some(&json!({"name": name}))).await?.expect(StatusCode::CREATED)?;
         self.step("register", &format!("{name} as {}", text(&domain, "id")?))?;
         Ok(domain)
     }
@@ -140,7 +142,10 @@ impl Flow {
 
     fn show_check(&self, check: &Value) -> Outcome<()> {
         for record in array(check, "records")? {
-            self.step("check", &format!("{} {}: {}", text(&record, "purpose")?, text(&record, "name")?, text(&record, "status")?))?;
+            self.step(
+                "check",
+                &format!("{} {}: {}", text(&record, "purpose")?, text(&record, "name")?, text(&record, "status")?),
+            )?;
             if text(&record, "status")? != "ok" {
                 self.step("", text(&record, "explanation")?)?;
             }
@@ -164,7 +169,13 @@ impl Flow {
         let signature = message.pointer("/signatures/0").cloned().unwrap_or_default();
         self.step(
             "send",
-            &format!("{} {} signed d={} s={}", text(&message, "id")?, text(&message, "status")?, signature["domain"], signature["selector"]),
+            &format!(
+                "{} {} signed d={} s={}",
+                text(&message, "id")?,
+                text(&message, "status")?,
+                signature["domain"],
+                signature["selector"]
+            ),
         )
     }
 
@@ -173,13 +184,20 @@ impl Flow {
         let refused = self.client.post("/v1/messages", Some(&Self::message())).await?;
         let problem = refused.json()?;
         self.step("send", &format!("{}: {}", refused.status, text(&problem, "title")?))?;
-        if refused.status.is_success() { Err("a message was accepted for a domain that does not sign".into()) } else { Ok(()) }
+        if refused.status.is_success() {
+            Err("a message was accepted for a domain that does not sign".into())
+        } else {
+            Ok(())
+        }
     }
 
     async fn spoof(&self) -> Outcome<Value> {
         let spoof = spoof::make(DOMAIN).await?;
         self.dns.publish(&spoof.zone).await?;
-        self.step("spoof", &format!("MAIL FROM and d= of {}, From of {DOMAIN}, straight to the inbox", spoof::ATTACKER))?;
+        self.step(
+            "spoof",
+            &format!("MAIL FROM and d= of {}, From of {DOMAIN}, straight to the inbox", spoof::ATTACKER),
+        )?;
         spoof::send(&spoof, self.smtp).await?;
         Ok(spoof.record)
     }

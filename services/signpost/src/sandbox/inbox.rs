@@ -48,7 +48,15 @@ impl Inbox {
     /// `tamper`: a body octet of each message changes on its way in.
     pub(super) fn new(folder: PathBuf, dns: Dns, clock: Arc<dyn Clock>, tamper: bool) -> Outcome<Arc<Self>> {
         std::fs::create_dir_all(&folder)?;
-        Ok(Arc::new(Self { folder, dns, clock, tamper, taken: AtomicUsize::new(0), mails: Mutex::new(Vec::new()), arrived: Notify::new() }))
+        Ok(Arc::new(Self {
+            folder,
+            dns,
+            clock,
+            tamper,
+            taken: AtomicUsize::new(0),
+            mails: Mutex::new(Vec::new()),
+            arrived: Notify::new(),
+        }))
     }
 
     /// The first message, if it arrives in time.
@@ -131,8 +139,7 @@ impl Handler for Inbox {
         if self.tamper {
             change_a_body_octet(&mut octets);
         }
-        let transaction =
-            Transaction { ip: envelope.client_ip, helo: &envelope.helo, mail_from: &envelope.mail_from };
+        let transaction = Transaction { ip: envelope.client_ip, helo: &envelope.helo, mail_from: &envelope.mail_from };
         let evaluation = evaluate::evaluate(&self.dns, &octets, &transaction, self.clock.now_s()).await;
         let second_opinion = evaluate::second_opinion(&self.dns, &octets).await;
         let ours: Vec<_> = evaluation.dkim.iter().map(|v| v.result.as_str().to_owned()).collect();
@@ -167,7 +174,9 @@ impl Handler for Inbox {
 /// Flips the case of the last letter of the body: a change that no canonicalization forgives.
 fn change_a_body_octet(raw: &mut [u8]) {
     let body = raw.windows(4).position(|w| w == b"\r\n\r\n").map_or(raw.len(), |at| at + 4);
-    if let Some(octet) = raw.get_mut(body..).and_then(|body| body.iter_mut().rev().find(|octet| octet.is_ascii_alphabetic())) {
+    if let Some(octet) =
+        raw.get_mut(body..).and_then(|body| body.iter_mut().rev().find(|octet| octet.is_ascii_alphabetic()))
+    {
         *octet ^= 0x20;
     }
 }

@@ -82,7 +82,8 @@ pub(super) async fn send(spoof: &Spoof, smtp: SocketAddr) -> Outcome<()> {
     };
     let opened = Session::open(TcpStream::connect(smtp).await?, &opening).await;
     let mut session = opened.map_err(|error| format!("the inbox does not talk: {error:?}"))?;
-    let transaction = Transaction { mail_from: &spoof.mail_from, recipients: vec![&spoof.recipient], payload: &payload };
+    let transaction =
+        Transaction { mail_from: &spoof.mail_from, recipients: vec![&spoof.recipient], payload: &payload };
     let results = session.send(&transaction).await;
     session.quit().await;
     match results.first() {
