@@ -211,8 +211,7 @@ fn follow(walk: Walk<'_>) -> BoxFuture<'_, Replies> {
         for (server, reason) in &walk.zone.failed {
             replies.push(server.clone(), Outcome::Failed(reason.clone()), &walk.aliases);
         }
-        let questions =
-            walk.zone.servers.iter().map(|server| direct::ask(server.address, &walk.name, RecordType::TXT, walk.until));
+        let questions = walk.zone.servers.iter().map(|server| ask_server(server, &walk));
         let answers = join_all(questions).await;
         let mut referrals: BTreeMap<Name, BTreeMap<Name, Vec<IpAddr>>> = BTreeMap::new();
         let mut targets: BTreeMap<Vec<Name>, String> = BTreeMap::new();
@@ -244,6 +243,18 @@ fn follow(walk: Walk<'_>) -> BoxFuture<'_, Replies> {
         replies
     }
     .boxed()
+}
+
+/// Some servers fail on a TXT question where CNAMEs form a loop; the CNAME itself they do tell.
+async fn ask_server(server: &Server, walk: &Walk<'_>) -> Result<Message, AskError> {
+    let reply = direct::ask(server.address, &walk.name, RecordType::TXT, walk.until).await?;
+    if reply.metadata.response_code != ResponseCode::ServFail {
+        return Ok(reply);
+    }
+    match direct::ask(server.address, &walk.name, RecordType::CNAME, walk.until).await {
+        Ok(alias) if alias.answers.iter().any(|record| record.record_type() == RecordType::CNAME) => Ok(alias),
+        Ok(_) | Err(_) => Ok(reply),
+    }
 }
 
 /// Asks the next zone, unless the way there is too long.

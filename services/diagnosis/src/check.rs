@@ -1,10 +1,9 @@
 //! The check: ask every authoritative server for each record and say exactly what is wrong.
 use crate::authority::{self, Outcome, Replies, Reply, Zone};
 use crate::dns::{Dns, LookupError, fqdn, name_text};
-use crate::evaluate::{SpfResult, Transaction};
 use crate::judge::{self, Verdict};
 use crate::misplaced;
-use crate::spf;
+use crate::spf_check::SpfCheck;
 use crate::suffix::organizational_domain;
 use futures_util::future::join_all;
 use hickory_proto::rr::Name;
@@ -304,80 +303,8 @@ impl Check<'_> {
             Want::Ownership { value } => judge::ownership(name, value, texts),
             Want::DkimKey { key } => judge::dkim(name, key, texts),
             Want::Dmarc => judge::dmarc(name, texts),
-            Want::Spf { egress } => self.spf(name, egress, texts).await,
+            Want::Spf { egress } => SpfCheck { dns: self.dns, until: self.until }.verdict(name, egress, texts).await,
         }
-    }
-
-    /// RFC 7208: one record, and a pass for every address that mail leaves from.
-    async fn spf(&self, name: &str, egress: &[IpAddr], texts: &[String]) -> Verdict {
-        let records: Vec<String> = texts.iter().filter(|text| spf::is_spf(text)).cloned().collect();
-        match records.as_slice() {
-            [] => spf_missing(name, texts),
-            [found] => self.spf_single(name, egress, found).await,
-            several => {
-                let merged = self.spf_suggestion(name, &spf::merge(several), egress).await;
-                Verdict::new(
-                    Status::Duplicate,
-                    format!("There are {} SPF records at {name}; only one is allowed, receivers then say permerror (RFC 7208 4.5). Replace them by one: `{merged}`.", several.len()),
-                )
-                .publish(merged)
-            }
-        }
-    }
-
-    async fn spf_single(&self, name: &str, egress: &[IpAddr], found: &str) -> Verdict {
-        let hints = spf::suspicious_terms(found);
-        if let Some(fault) = spf::syntax_fault(found) {
-            return Verdict::new(
-                Status::Malformed,
-                format!("The SPF record at {name} is wrong, receivers say permerror: {fault}."),
-            )
-            .warn(hints);
-        }
-        let results = join_all(egress.iter().map(|ip| self.spf_result(name, found, *ip))).await;
-        let not_passed: Vec<IpAddr> = egress
-            .iter()
-            .zip(&results)
-            .filter(|(_, (result, _))| *result != SpfResult::Pass)
-            .map(|(ip, _)| *ip)
-            .collect();
-        let Some((_, reason)) = results.iter().find(|(result, _)| *result != SpfResult::Pass) else {
-            return Verdict::new(Status::Ok, format!("The SPF record at {name} lets our servers send.")).warn(hints);
-        };
-        let reason = reason.clone().unwrap_or_default();
-        if results.iter().all(|(result, _)| matches!(result, SpfResult::Pass | SpfResult::Temperror)) {
-            return Verdict::new(Status::Unreachable, format!("its SPF record could not be evaluated ({reason})"))
-                .warn(hints);
-        }
-        let suggestion = self.spf_suggestion(name, found, &not_passed).await;
-        let explanation =
-            format!("The SPF record at {name} does not let our servers send: {reason}. Replace it by `{suggestion}`.");
-        Verdict::new(Status::Mismatch, explanation).warn(hints).publish(suggestion)
-    }
-
-    async fn spf_result(&self, name: &str, found: &str, ip: IpAddr) -> (SpfResult, Option<String>) {
-        let mail_from = format!("postmaster@{name}");
-        let transaction = Transaction { ip, helo: name, mail_from: &mail_from };
-        timeout_at(self.until, spf::evaluate_record(self.dns, name, found, &transaction))
-            .await
-            .unwrap_or_else(|_| (SpfResult::Temperror, Some("the DNS lookups took too long".to_owned())))
-    }
-
-    /// The record with the addresses before `all` or, where that would not make them pass, in front of everything.
-    async fn spf_suggestion(&self, name: &str, found: &str, addresses: &[IpAddr]) -> String {
-        let results = join_all(addresses.iter().map(|ip| self.spf_result(name, found, *ip))).await;
-        let lacking: Vec<IpAddr> = addresses
-            .iter()
-            .zip(results)
-            .filter(|(_, (result, _))| *result != SpfResult::Pass)
-            .map(|(ip, _)| *ip)
-            .collect();
-        let usual = spf::authorize(found, &lacking);
-        let checks = join_all(lacking.iter().map(|ip| self.spf_result(name, &usual, *ip))).await;
-        if checks.iter().any(|(result, _)| !matches!(result, SpfResult::Pass | SpfResult::Temperror)) {
-            return spf::authorize_first(found, &lacking);
-        }
-        usual
     }
 
     /// RFC 7489 6.6.3: without a record at the domain itself the organizational domain's applies.
@@ -416,22 +343,6 @@ impl Check<'_> {
             Outcome::Texts(texts) if misplaced::is_ours(want, &texts) => Some(texts),
             Outcome::Texts(_) | Outcome::Nothing | Outcome::BrokenAlias(_) | Outcome::Failed(_) => None,
         })
-    }
-}
-
-fn spf_missing(name: &str, texts: &[String]) -> Verdict {
-    let near_miss =
-        texts.iter().find(|text| text.to_ascii_lowercase().replace(['"', ' ', '\\'], "").starts_with("v=spf"));
-    match near_miss {
-        Some(text) if !text.to_ascii_lowercase().starts_with("v=spf2.0") => Verdict::new(
-            Status::Malformed,
-            format!(
-                "The TXT record at {name} is not an SPF record for receivers: it must begin with exactly `v=spf1` and a space (RFC 7208 4.5)."
-            ),
-        ),
-        Some(_) | None => {
-            Verdict::new(Status::Missing, format!("There is no SPF record at {name}. Publish the one shown."))
-        }
     }
 }
 

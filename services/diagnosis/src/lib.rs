@@ -10,4 +10,5 @@ mod judge;
 mod misplaced;
 mod results;
 mod spf;
+mod spf_check;
 pub mod suffix;

@@ -72,3 +72,31 @@ fn place(fault: &FieldError) -> String {
         other => panic!("a fault in two places: {other:?}"),
     }
 }
+
+/// Signs with Ed25519 in all four canonicalizations (as the last step, nothing changes after) and verifies with our own verifier.
+pub(super) fn assert_signature_verifies(id: &str, raw: &[u8]) {
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+    use signpost_dkim::canonical::Canonicalization::{Relaxed, Simple};
+    use signpost_dkim::sign::{Policy, Signer, prepare};
+    use signpost_dkim::verify::{DkimResult, KeyAnswer, Verifier};
+    use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain, message::Message};
+    let key = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+    let public = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, key.public_key());
+    let signer = Signer {
+        domain: SigningDomain::parse("example.com").unwrap(),
+        selector: Selector::parse("s1").unwrap(),
+        algorithm: KeyAlgorithm::Ed25519,
+    };
+    let now = u64::try_from(NOW_MS / 1000).unwrap();
+    for (header, body) in [(Simple, Simple), (Simple, Relaxed), (Relaxed, Simple), (Relaxed, Relaxed)] {
+        let policy = Policy { header, body, ..Policy::default() };
+        let draft = prepare(&Message::parse(raw).unwrap(), &signer, &policy, now).unwrap();
+        let signature = key.sign(draft.digest());
+        let sent = [draft.finish(signature.as_ref()).as_bytes(), raw].concat();
+        let message = Message::parse(&sent).unwrap();
+        let answer = |_: &str| KeyAnswer::Text(vec![format!("v=DKIM1; k=ed25519; p={public}")]);
+        let results = Verifier::new(&message).verify(&answer, now);
+        let ours = results.iter().find(|r| r.selector.as_deref() == Some("s1")).unwrap();
+        assert_eq!(ours.result, DkimResult::Pass, "{id}: {:?}", ours.reason);
+    }
+}

@@ -1,5 +1,5 @@
 use super::*;
-use crate::messages::cases::{NOW_MS, Sequence, context, places, read};
+use crate::messages::cases::{NOW_MS, Sequence, assert_signature_verifies, context, places, read};
 use crate::messages::request::{AddressInput, AttachmentInput};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -245,6 +245,7 @@ fn check(case: &Case) {
     };
     assert_well_formed(&id, &prepared);
     check_parsed(&id, &case.expect, &prepared);
+    assert_signature_verifies(&id, &prepared.raw);
     let raw = String::from_utf8(prepared.raw.clone()).unwrap();
     for text in &case.expect.contains {
         assert!(raw.contains(text), "{id}: lacks {text:?}\n{raw}");

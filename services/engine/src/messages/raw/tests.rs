@@ -1,5 +1,5 @@
 use super::*;
-use crate::messages::cases::{NOW_MS, Sequence, context, places, read};
+use crate::messages::cases::{NOW_MS, Sequence, assert_signature_verifies, context, places, read};
 use serde::Deserialize;
 use signpost_dkim::canonical::{BodyHasher, Canonicalization};
 
@@ -79,6 +79,7 @@ fn raw_cases() {
             assert_eq!(prepared.mail_from.as_ref().map(Mailbox::address), case.mail_from, "{}", case.id);
             assert!(!prepared.recipients.is_empty() && !prepared.message_id.is_empty(), "{}", case.id);
             check_sendable(&prepared.raw).unwrap();
+            assert_signature_verifies(&case.id, &prepared.raw);
         }
         check(&case, &case.expect, result);
     }
@@ -177,4 +178,72 @@ fn faults_beyond_a_hundred_are_counted() {
     let Error::Invalid(faults) = error else { panic!("{error:?}") };
     assert_eq!(faults.len(), 101);
     assert!(faults[100].detail.contains("49 more"));
+}
+
+/// Pieces of headers and bodies, well-formed and not.
+const PIECES: [&str; 26] = [
+    "From: a@example.com",
+    "From: b@example.org",
+    "To: b@example.net",
+    "Bcc: x@example.org",
+    "bCC : y@example.org,",
+    "Resent-Bcc:z@example.org",
+    "Return-Path: <>",
+    "Date: x",
+    "Message-ID: <1@example.com>",
+    "Subject: s",
+    "X: y",
+    "\r\n",
+    "\r\n",
+    "\r\n",
+    "\n",
+    "\r",
+    " ",
+    "\t",
+    ":",
+    "<",
+    "\"",
+    "(",
+    "ü",
+    "\0",
+    "Bcc",
+    "From ",
+];
+
+#[test]
+fn whatever_is_accepted_can_be_sent_and_leaks_nobody() {
+    let mut accepted = 0;
+    for seed in 0..20_000 {
+        let random = Sequence::new(seed);
+        let mut raw = String::from("From: a@example.com\r\nTo: b@example.net\r\n");
+        for _ in 0..random.below(12) {
+            raw.push_str(PIECES[random.below(PIECES.len())]);
+            if random.below(3) > 0 {
+                raw.push_str("\r\n");
+            }
+        }
+        let context = context(&random);
+        let Ok(prepared) = prepare_raw(raw.clone().into_bytes(), &RawEnvelope::default(), &context) else { continue };
+        accepted += 1;
+        check_sendable(&prepared.raw).unwrap();
+        assert!(prepared.raw.ends_with(b"\r\n"), "{raw:?}");
+        let message = Message::parse(&prepared.raw).unwrap();
+        for name in NEVER_SENT {
+            assert_eq!(message.all(name).count(), 0, "{raw:?}");
+        }
+        for name in ["From", "Date", "Message-ID"] {
+            assert_eq!(message.all(name).count(), 1, "{raw:?}");
+        }
+        let before = normalize_line_ends(raw.clone().into_bytes()).unwrap();
+        assert_eq!(message.body, Message::parse(&before).unwrap().body, "{raw:?}");
+        // what is ready stays as it is, also for /sign
+        let again = prepare_raw(
+            prepared.raw.clone(),
+            &RawEnvelope { rcpt: Some(vec!["b@example.net".to_owned()]), mail_from: None },
+            &context,
+        );
+        assert_eq!(again.unwrap().raw, prepared.raw, "{raw:?}");
+        assert_eq!(prepare_for_sign(prepared.raw.clone(), &context).unwrap().raw, prepared.raw, "{raw:?}");
+    }
+    assert!(accepted > 1_000, "{accepted}");
 }
