@@ -16,6 +16,8 @@ pub mod tls;
 mod transaction;
 mod wire;
 pub mod worker;
+#[cfg(test)]
+mod worker_tests;
 
 pub use wire::{Io, Trouble};
 
