@@ -177,7 +177,8 @@ async fn assert_pragmas(conn: &mut SqliteConnection) -> Result<(), StoreError> {
 async fn migrate(conn: &mut SqliteConnection) -> Result<(), StoreError> {
     let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;
     MIGRATIONS.run(&mut *transaction).await.map_err(|error| match error {
-        MigrateError::Execute(error) => StoreError::from(error),
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => StoreError::from(error),
+        // Non-exhaustive; what is left tells of migrations that do not fit the database.
         other => StoreError::Damaged(format!("the migrations do not apply: {other}")),
     })?;
     Ok(transaction.commit().await?)
