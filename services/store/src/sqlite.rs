@@ -32,24 +32,15 @@ pub(crate) struct Sqlite {
 }
 
 impl Sqlite {
-    pub(crate) async fn open(settings: &StoreSettings) -> Result<Self, StoreError> {
-        let path = &settings.sqlite_path;
-        let folder = create_folder(path).map_err(unavailable)?;
-        let lock = if settings.exclusive { Some(lock_for_serving(path)?) } else { None };
-        let opening = lock_for_opening(folder).await?;
-        create_private(path).map_err(unavailable)?;
+    pub(crate) async fn open(settings: StoreSettings) -> Result<Self, StoreError> {
+        let StoreSettings { sqlite_path: path, exclusive } = settings;
+        let folder = create_folder(&path).map_err(unavailable)?;
+        let lock = if exclusive { Some(lock_for_serving(&path)?) } else { None };
+        let options = options(&path);
 
-        let options = options(path);
-        let mut conn = options.connect().await?;
-        assert_version(&mut conn).await?;
-        assert_pragmas(&mut conn).await?;
-        migrate(&mut conn).await?;
-        if settings.exclusive {
-            let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;
-            crate::queue::void_all_leases(&mut transaction).await?;
-            crate::idempotency::forget_in_flight(&mut transaction).await?;
-            transaction.commit().await?;
-        }
+        let opening = lock_for_opening(folder).await?;
+        create_private(&path).map_err(unavailable)?;
+        let conn = prepare(&options, exclusive).await?;
         drop(opening);
 
         let readers = SqlitePoolOptions::new()
@@ -144,6 +135,21 @@ async fn lock_for_opening(folder: PathBuf) -> Result<File, StoreError> {
     locked.await.map_err(io::Error::other).and_then(|result| result).map_err(unavailable)
 }
 
+/// The writing connection to a database that is as it must be.
+async fn prepare(options: &SqliteConnectOptions, exclusive: bool) -> Result<SqliteConnection, StoreError> {
+    let mut conn = options.connect().await?;
+    assert_version(&mut conn).await?;
+    assert_pragmas(&mut conn).await?;
+    migrate(&mut conn).await?;
+    if exclusive {
+        let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;
+        crate::queue::void_all_leases(&mut transaction).await?;
+        crate::idempotency::forget_in_flight(&mut transaction).await?;
+        transaction.commit().await?;
+    }
+    Ok(conn)
+}
+
 async fn assert_version(conn: &mut SqliteConnection) -> Result<(), StoreError> {
     let text: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(conn).await?;
     if is_new_enough(&text) {
@@ -176,7 +182,8 @@ async fn assert_pragmas(conn: &mut SqliteConnection) -> Result<(), StoreError> {
 
 async fn migrate(conn: &mut SqliteConnection) -> Result<(), StoreError> {
     let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;
-    MIGRATIONS.run(&mut *transaction).await.map_err(|error| match error {
+    // Not `run`: its future cannot be proven `Send`.
+    MIGRATIONS.run_direct(None, &mut *transaction, false).await.map_err(|error| match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => StoreError::from(error),
         // Non-exhaustive; what is left tells of migrations that do not fit the database.
         other => StoreError::Damaged(format!("the migrations do not apply: {other}")),
