@@ -125,7 +125,8 @@ fn lock_for_serving(path: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// One process at a time opens: the switch to WAL cannot wait for another process, and migrations must not run twice.
+/// One process at a time opens: the switch to WAL is refused at once, not waited for, while another process is at it
+/// ("database is locked" at first starts that race).
 async fn lock_for_opening(folder: PathBuf) -> Result<File, StoreError> {
     let locked = tokio::task::spawn_blocking(move || {
         let folder = File::open(folder)?;

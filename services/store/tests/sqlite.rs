@@ -73,7 +73,7 @@ async fn first_starts_that_race_all_find_a_whole_database() {
     for round in 0..20 {
         let folder = TempDir::new().unwrap();
         let path = database(&folder);
-        let starts: Vec<_> = (0..8)
+        let starts: Vec<_> = (0..24)
             .map(|_| {
                 let path = path.clone();
                 tokio::spawn(async move { open(&path, false).await })
