@@ -222,11 +222,6 @@ pub(crate) fn authorize_first(record: &str, addresses: &[IpAddr]) -> String {
     join(added.iter().map(String::as_str).chain(terms(record)))
 }
 
-/// A record for a name that has none.
-pub(crate) fn fresh(addresses: &[IpAddr]) -> String {
-    authorize("v=spf1 ~all", addresses)
-}
-
 fn join<'a>(terms: impl Iterator<Item = &'a str>) -> String {
     std::iter::once("v=spf1").chain(terms).collect::<Vec<_>>().join(" ")
 }
@@ -439,7 +434,6 @@ mod tests {
         ] {
             assert_eq!(authorize(record, &addresses), expected);
         }
-        assert_eq!(fresh(&[v4]), "v=spf1 ip4:192.0.2.9 ~all");
         assert_eq!(
             authorize_first("v=spf1 -ip4:192.0.2.0/24 -all", &[v4]),
             "v=spf1 ip4:192.0.2.9 -ip4:192.0.2.0/24 -all"

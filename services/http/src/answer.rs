@@ -99,7 +99,6 @@ mod tests {
     use http_body_util::BodyExt;
     use tower::ServiceExt;
 
-    #[expect(clippy::unused_async, reason = "a handler")]
     async fn breaks() -> &'static str {
         panic!("the planted secret")
     }

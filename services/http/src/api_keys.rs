@@ -58,13 +58,13 @@ pub(crate) struct ApiKey {
     #[schema(format = DateTime)]
     created_at: String,
     /// When it stops working.
-    #[schema(format = DateTime)]
+    #[schema(format = DateTime, required = true)]
     expires_at: Option<String>,
     /// When it was revoked.
-    #[schema(format = DateTime)]
+    #[schema(format = DateTime, required = true)]
     revoked_at: Option<String>,
     /// Last use, at most a minute stale.
-    #[schema(format = DateTime)]
+    #[schema(format = DateTime, required = true)]
     last_used_at: Option<String>,
 }
 
@@ -91,6 +91,9 @@ pub(crate) struct IssuedApiKey {
     api_key: String,
 }
 
+/// A page of it.
+pub(crate) type ApiKeyPage = Page<ApiKey>;
+
 problems! { CreateProblems: InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout }
 problems! { ListProblems: InvalidRequest }
 problems! { RevokeProblems: NotFound }
@@ -113,12 +116,12 @@ pub(crate) async fn create_api_key(
 ///
 /// Scope `admin`. All keys of the tenant on one page, newest first, without their secrets.
 #[utoipa::path(get, path = "/v1/api-keys", operation_id = "listApiKeys", tag = "API keys", security(("bearer" = ["admin"])),
-    responses((status = 200, description = "The keys.", body = Page<ApiKey>), ListProblems))]
+    responses((status = 200, description = "The keys.", body = ApiKeyPage), ListProblems))]
 pub(crate) async fn list_api_keys(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<Admin>,
     Query(()): Query<()>,
-) -> Result<Json<Page<ApiKey>>, Problem> {
+) -> Result<Json<ApiKeyPage>, Problem> {
     let rows = state.engine.api_keys(&caller).await?;
     Ok(Json(Page::whole(rows.into_iter().map(ApiKey::from).collect())))
 }

@@ -72,7 +72,7 @@ fn write_document(out: &mut String, document: &Value) -> Written {
     }
     out.push_str("</nav>\n<main>\n");
     for tag in &tags {
-        write!(out, "<h2>{}</h2>\n", escape(tag))?;
+        writeln!(out, "<h2>{}</h2>", escape(tag))?;
         operations.iter().filter(|o| o.tag == *tag).try_for_each(|o| write_operation(out, o))?;
     }
     out.push_str("<h2>Schemas</h2>\n");
@@ -132,7 +132,9 @@ fn write_operation(out: &mut String, operation: &Operation<'_>) -> Written {
                 escape(text(parameter, "in"))
             )?;
             write_type(out, &parameter["schema"])?;
-            write!(out, "</td><td>{}</td></tr>", escape(text(parameter, "description")))?;
+            out.push_str("</td><td>");
+            write_line(out, text(parameter, "description"))?;
+            out.push_str("</td></tr>");
         }
         out.push_str("</table>");
     }
@@ -181,7 +183,9 @@ fn write_schema(out: &mut String, name: &str, schema: &Value) -> Written {
                 if required { "" } else { " <i>optional</i>" }
             )?;
             write_type(out, schema)?;
-            write!(out, "</td><td>{}</td></tr>", escape(text(schema, "description")))?;
+            out.push_str("</td><td>");
+            write_line(out, text(schema, "description"))?;
+            out.push_str("</td></tr>");
         }
         out.push_str("</table>");
     }
@@ -239,17 +243,23 @@ fn write_joined(out: &mut String, values: &[Value], write_one: impl Fn(&mut Stri
     Ok(())
 }
 
-/// Paragraphs, with `code` between backticks.
+/// Paragraphs of lines.
 fn write_prose(out: &mut String, prose: &str) -> Written {
     for paragraph in prose.split("\n\n").filter(|paragraph| !paragraph.is_empty()) {
         out.push_str("<p>");
-        for (index, piece) in paragraph.split('`').enumerate() {
-            match index % 2 {
-                0 => write!(out, "{}", escape(piece))?,
-                _ => write!(out, "<code>{}</code>", escape(piece))?,
-            }
-        }
+        write_line(out, paragraph)?;
         out.push_str("</p>");
+    }
+    Ok(())
+}
+
+/// Text with `code` between backticks.
+fn write_line(out: &mut String, line: &str) -> Written {
+    for (index, piece) in line.split('`').enumerate() {
+        match index % 2 {
+            0 => write!(out, "{}", escape(piece))?,
+            _ => write!(out, "<code>{}</code>", escape(piece))?,
+        }
     }
     Ok(())
 }

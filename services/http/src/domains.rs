@@ -225,10 +225,11 @@ pub(crate) struct Domain {
     ownership: String,
     #[schema(value_type = Signing)]
     signing: String,
-    #[schema(value_type = Option<SigningReason>)]
+    #[schema(value_type = Option<SigningReason>, required = true)]
     signing_reason: Option<String>,
     keys: Vec<Key>,
     records: Vec<Record>,
+    #[schema(required = true)]
     last_check: Option<Check>,
     #[schema(format = DateTime)]
     created_at: String,
@@ -265,6 +266,13 @@ pub(crate) struct NewDomain {
     algorithm: Option<String>,
 }
 
+/// A page of it.
+pub(crate) type CheckPage = Page<Check>;
+/// A page of it.
+pub(crate) type DomainPage = Page<Domain>;
+/// A page of it.
+pub(crate) type RecordPage = Page<Record>;
+
 problems! { RegisterProblems: DomainExists Busy InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout KeyUnavailable }
 problems! { ListProblems: InvalidRequest }
 problems! { ReadProblems: NotFound InvalidRequest }
@@ -294,12 +302,12 @@ pub(crate) async fn register_domain(
 ///
 /// Scope `domains:read`. Oldest first.
 #[utoipa::path(get, path = "/v1/domains", operation_id = "listDomains", tag = "Domains", security(("bearer" = ["domains:read"])),
-    params(Paging), responses((status = 200, description = "A page of domains.", body = Page<Domain>), ListProblems))]
+    params(Paging), responses((status = 200, description = "A page of domains.", body = DomainPage), ListProblems))]
 pub(crate) async fn list_domains(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<DomainsRead>,
     Query(paging): Query<Paging>,
-) -> Result<Json<Page<Domain>>, Problem> {
+) -> Result<Json<DomainPage>, Problem> {
     let page = state.engine.domains(&caller, paging.after::<DomainId>()?, paging.limit).await?;
     Ok(Json(Page::of::<DomainId, _>(page, Domain::from)))
 }
@@ -347,7 +355,7 @@ pub(crate) enum RecordFormat {
 #[into_params(parameter_in = Query)]
 pub(crate) struct RecordQuery {
     /// `json` unless given; `bind` is a zone-file fragment.
-    #[param(inline, required = false, default = "json")]
+    #[param(inline, required = false)]
     format: RecordFormat,
 }
 
@@ -367,7 +375,7 @@ impl FromParams for RecordQuery {
 /// Scope `domains:read`. All records on one page, or as a zone-file fragment for BIND (RFC 1035 5).
 #[utoipa::path(get, path = "/v1/domains/{id}/records", operation_id = "listRecords", tag = "Domains", security(("bearer" = ["domains:read"])),
     params(("id" = String, Path, description = "Id of the domain, `dom_...`"), RecordQuery),
-    responses((status = 200, description = "The records.", content((Page<Record> = "application/json"), (String = "text/plain"))), ReadProblems))]
+    responses((status = 200, description = "The records.", content((RecordPage = "application/json"), (String = "text/plain"))), ReadProblems))]
 pub(crate) async fn list_records(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<DomainsRead>,
@@ -408,13 +416,13 @@ pub(crate) async fn check_domain(
 /// Scope `domains:read`. Newest first.
 #[utoipa::path(get, path = "/v1/domains/{id}/checks", operation_id = "listChecks", tag = "Domains", security(("bearer" = ["domains:read"])),
     params(("id" = String, Path, description = "Id of the domain, `dom_...`"), Paging),
-    responses((status = 200, description = "A page of checks.", body = Page<Check>), ReadProblems))]
+    responses((status = 200, description = "A page of checks.", body = CheckPage), ReadProblems))]
 pub(crate) async fn list_checks(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<DomainsRead>,
     Id(id, ..): Id<DomainId>,
     Query(paging): Query<Paging>,
-) -> Result<Json<Page<Check>>, Problem> {
+) -> Result<Json<CheckPage>, Problem> {
     let page = state.engine.checks(&caller, &id, paging.after::<CheckId>()?, paging.limit).await?;
     Ok(Json(Page::of::<CheckId, _>(page, Check::from)))
 }

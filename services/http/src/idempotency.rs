@@ -62,7 +62,7 @@ pub(crate) enum Submission {
     /// POST /messages.
     Composed(Box<MessageRequest>),
     /// POST /messages/raw.
-    Raw(Vec<u8>, RawEnvelope),
+    Raw(Bytes, RawEnvelope),
 }
 
 /// Submits a message and answers. `octets` is the raw request body. The work goes on if the client goes away: a dropped
@@ -76,7 +76,10 @@ pub(crate) async fn submit(
 ) -> Response {
     let work = async move {
         match key.key.clone() {
-            None => work(&engine, &caller, submission, None).await.map_or_else(IntoResponse::into_response, accepted),
+            None => {
+                drop(octets);
+                work(&engine, &caller, submission, None).await.map_or_else(IntoResponse::into_response, accepted)
+            }
             Some(text) => {
                 let scope = IdempotencyScope {
                     tenant_id: caller.tenant_id.clone(),
@@ -102,7 +105,7 @@ async fn work(
 ) -> Result<StoredAnswer, Problem> {
     let view = match submission {
         Submission::Composed(request) => engine.send(caller, &request, idempotency).await,
-        Submission::Raw(raw, envelope) => engine.send_raw(caller, raw, &envelope, idempotency).await,
+        Submission::Raw(raw, envelope) => engine.send_raw(caller, raw.into(), &envelope, idempotency).await,
     };
     Ok(render(&view?))
 }

@@ -99,6 +99,9 @@ impl From<KeyRow> for Key {
     }
 }
 
+/// A page of it.
+pub(crate) type KeyPage = Page<Key>;
+
 problems! { CreateProblems: NotFound Busy InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout KeyUnavailable }
 problems! { ListProblems: NotFound InvalidRequest }
 
@@ -124,13 +127,13 @@ pub(crate) async fn create_key(
 /// Scope `domains:read`. All keys on one page, oldest first.
 #[utoipa::path(get, path = "/v1/domains/{id}/keys", operation_id = "listKeys", tag = "Keys", security(("bearer" = ["domains:read"])),
     params(("id" = String, Path, description = "Id of the domain, `dom_...`")),
-    responses((status = 200, description = "The keys.", body = Page<Key>), ListProblems))]
+    responses((status = 200, description = "The keys.", body = KeyPage), ListProblems))]
 pub(crate) async fn list_keys(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<DomainsRead>,
     Id(id, ..): Id<DomainId>,
     Query(()): Query<()>,
-) -> Result<Json<Page<Key>>, Problem> {
+) -> Result<Json<KeyPage>, Problem> {
     let rows = state.engine.domain_keys(&caller, &id).await?;
     Ok(Json(Page::whole(rows.into_iter().map(Key::from).collect())))
 }

@@ -2,11 +2,14 @@
 use crate::path::Kind;
 use serde::Serialize;
 use signpost_engine::{ids, rows};
+use std::borrow::Cow;
 use time::OffsetDateTime;
-use utoipa::ToSchema;
+use utoipa::openapi::schema::{Schema, SchemaType};
+use utoipa::openapi::{ArrayBuilder, ObjectBuilder, Ref, RefOr, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// One page of a list.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Page<T> {
     /// The entries.
     pub(crate) data: Vec<T>,
@@ -23,6 +26,33 @@ impl<T> Page<T> {
     /// A list that always fits one page.
     pub(crate) fn whole(data: Vec<T>) -> Self {
         Self { data, next_cursor: None }
+    }
+}
+
+/// By hand (and named by aliases in the handlers' attributes): the derived schema of a generic type repeats the schema of its entries in place of referring to it.
+impl<T: ToSchema> PartialSchema for Page<T> {
+    fn schema() -> RefOr<Schema> {
+        let entries = ArrayBuilder::new().items(Ref::from_schema_name(T::name()));
+        let cursor = ObjectBuilder::new()
+            .schema_type([Type::String, Type::Null].into_iter().collect::<SchemaType>())
+            .description(Some("Give it as `cursor` for the next page; null on the last."));
+        ObjectBuilder::new()
+            .description(Some("One page of a list."))
+            .property("data", entries)
+            .required("data")
+            .property("next_cursor", cursor)
+            .required("next_cursor")
+            .into()
+    }
+}
+
+impl<T: ToSchema> ToSchema for Page<T> {
+    fn name() -> Cow<'static, str> {
+        format!("{}Page", T::name()).into()
+    }
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((T::name().into_owned(), T::schema()));
+        T::schemas(schemas);
     }
 }
 
@@ -44,7 +74,7 @@ mod tests {
     fn times_are_rfc_3339_with_milliseconds() {
         for (ms, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
-            (1_795_572_123_004, "2026-11-25T01:22:03.004Z"),
+            (1_795_572_123_004, "2026-11-25T02:02:03.004Z"),
             (-1, "1969-12-31T23:59:59.999Z"),
             (i64::MAX, "9999-12-31T23:59:59.999Z"),
             (i64::MIN, "0000-01-01T00:00:00.000Z"),

@@ -6,7 +6,7 @@ use crate::messages::{Message, SendProblems};
 use crate::problem::{Fault, Problem};
 use crate::query::{FromParams, Params, Query};
 use crate::router::ApiState;
-use axum::extract::{FromRef, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -58,7 +58,7 @@ fn envelope(rcpt: Vec<String>, mail_from: Option<String>) -> RawEnvelope {
     params(EnvelopeQuery, ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters; the same request with the same key is done once within 7 days", min_length = 1, max_length = 255)),
     request_body(content((String = "message/rfc822"), (RawMessage = "application/json"))),
     responses((status = 202, description = "Accepted and committed.", body = Message,
-        headers(("idempotent-replayed" = Option<String>, description = "`true` where this is the answer of an earlier request with the same Idempotency-Key"))), SendProblems))]
+        headers(("idempotent-replayed" = String, description = "`true` where this is the answer of an earlier request with the same Idempotency-Key"))), SendProblems))]
 pub(crate) async fn send_raw_message(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<MessagesSend>,
@@ -66,12 +66,11 @@ pub(crate) async fn send_raw_message(
     Query(query): Query<EnvelopeQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let limits = Limits::from_ref(&state);
+    let limits = state.limits;
     let (octets, submission) = match media_type(request.headers()).as_str() {
         "message/rfc822" => {
             let octets = read(request.into_body(), limits.max_message).await?;
-            let raw = octets.to_vec();
-            (octets, Submission::Raw(raw, envelope(query.rcpt, query.mail_from)))
+            (octets.clone(), Submission::Raw(octets, envelope(query.rcpt, query.mail_from)))
         }
         "application/json" => from_json(read(request.into_body(), limits.max_json).await?, query, limits).await?,
         _ => return Err(unsupported("message/rfc822` or `Content-Type: application/json")),
@@ -89,7 +88,7 @@ async fn from_json(octets: Bytes, query: EnvelopeQuery, limits: Limits) -> Resul
     }
     let JsonBody { value, octets } = JsonBody::<RawMessage>::parse(octets).await?;
     let raw = decode(&value.raw, limits)?;
-    Ok((octets, Submission::Raw(raw, envelope(value.rcpt.unwrap_or_default(), value.mail_from))))
+    Ok((octets, Submission::Raw(raw.into(), envelope(value.rcpt.unwrap_or_default(), value.mail_from))))
 }
 
 fn decode(text: &str, limits: Limits) -> Result<Vec<u8>, Problem> {

@@ -1,5 +1,5 @@
 //! POST /sign: a signature for a message that the caller sends itself.
-use crate::body::{Limits, media_type, read, unsupported};
+use crate::body::{media_type, read, unsupported};
 use crate::caller::{Authorized, Sign};
 use crate::messages::Signature;
 use crate::openapi::problems;
@@ -7,7 +7,7 @@ use crate::problem::{Problem, ProblemType};
 use crate::query::Query;
 use crate::router::ApiState;
 use axum::Json;
-use axum::extract::{FromRef, Request, State};
+use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
@@ -45,7 +45,7 @@ pub(crate) async fn sign_message(
     if media_type(request.headers()) != "message/rfc822" {
         return Err(unsupported("message/rfc822"));
     }
-    let octets = read(request.into_body(), Limits::from_ref(&state).max_message).await?;
+    let octets = read(request.into_body(), state.limits.max_message).await?;
     let signed = state.engine.sign(&caller, octets.into()).await?;
     Ok(representation.show(signed))
 }

@@ -1,5 +1,5 @@
 //! The octets of a message on their way through DATA.
-use signpost_dkim::message::{MessageError, check_sendable};
+use signpost_dkim::message::{Message, MessageError, check_sendable};
 
 /// A message that may go through DATA: only CRLF line ends, no NUL, no line over 998 octets. Nothing changes it any more.
 #[derive(Debug, Clone)]
@@ -27,6 +27,11 @@ impl Payload {
     /// True if BODY=8BITMIME is needed (RFC 6152 3).
     pub fn is_eight_bit(&self) -> bool {
         self.eight_bit
+    }
+
+    /// Received fields, ours among them (RFC 5321 6.3).
+    pub fn hops(&self) -> usize {
+        Message::parse(&self.octets).map_or(0, |message| message.all("Received").count())
     }
 
     /// The octets, not stuffed.

@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn replies_and_their_enhanced_codes() {
-        let table: &[(&[&str], u16, Option<(u16, u16, u16)>, &str)] = &[
+        type Row = (&'static [&'static str], u16, Option<(u16, u16, u16)>, &'static str);
+        let table: &[Row] = &[
             (&["250 ok"], 250, None, "ok"),
             (&["250"], 250, None, ""),
             (&["550 5.1.1 unknown"], 550, Some((5, 1, 1)), "unknown"),

@@ -130,15 +130,10 @@ mod tests {
         let expires = 5 * 24 * 60 * MINUTE;
         let mut now = 0;
         let mut attempts = 0;
-        loop {
-            match next(Cause::Reply, attempts, now, expires, &Fixed(128)) {
-                Next::At(at) => {
-                    assert!(at > now && at <= expires, "attempt {attempts} at {at}");
-                    now = at;
-                    attempts += 1;
-                }
-                Next::Expired => break,
-            }
+        while let Next::At(at) = next(Cause::Reply, attempts, now, expires, &Fixed(128)) {
+            assert!(at > now && at <= expires, "attempt {attempts} at {at}");
+            now = at;
+            attempts += 1;
         }
         assert_eq!(now, expires, "a last try is made when the lifetime ends");
         assert!((28..40).contains(&attempts), "{attempts}");

@@ -57,6 +57,9 @@ pub enum Trouble {
     /// The relay did not take our credentials.
     #[error("the relay refused the login: {0}; check user and password of SIGNPOST_SMTP_RELAY")]
     Login(String),
+    /// There is nothing to connect to now: DNS trouble, or guarded addresses.
+    #[error("{0}")]
+    Route(String),
     /// We stop, or the lease is lost.
     #[error("this process is stopping")]
     Aborted,

@@ -169,8 +169,9 @@ pub(crate) struct Recipient {
     /// An attempt ended without a reply to the final dot: it may have been delivered.
     uncertain: bool,
     /// Last SMTP reply or connection error.
+    #[schema(required = true)]
     last_reply: Option<String>,
-    #[schema(format = DateTime)]
+    #[schema(format = DateTime, required = true)]
     next_attempt_at: Option<String>,
 }
 
@@ -214,6 +215,7 @@ pub(crate) struct Message {
     #[schema(value_type = Vec<String>)]
     warnings: serde_json::Value,
     /// Why it waits, while `held` or `awaiting_signature`.
+    #[schema(required = true)]
     waiting_reason: Option<String>,
     #[schema(format = DateTime)]
     created_at: String,
@@ -250,10 +252,13 @@ pub(crate) struct Event {
     #[schema(format = DateTime)]
     at: String,
     /// The message, `msg_...`.
+    #[schema(required = true)]
     message_id: Option<String>,
     /// The recipient, `rcp_...`.
+    #[schema(required = true)]
     recipient: Option<String>,
     /// The domain's name.
+    #[schema(required = true)]
     domain: Option<String>,
     #[schema(value_type = Object)]
     details: serde_json::Value,
@@ -273,6 +278,11 @@ impl From<EventRow> for Event {
     }
 }
 
+/// A page of it.
+pub(crate) type EventPage = Page<Event>;
+/// A page of it.
+pub(crate) type MessagePage = Page<Message>;
+
 problems! { pub(crate) SendProblems:
     DomainNotAllowed SigningNotEnabled SigningSuspended IdempotencyInFlight IdempotencyMismatch Busy
     InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout KeyUnavailable
@@ -288,7 +298,7 @@ problems! { ReadProblems: NotFound InvalidRequest }
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters; the same request with the same key is done once within 7 days", min_length = 1, max_length = 255)),
     request_body = SendMessage,
     responses((status = 202, description = "Accepted and committed.", body = Message,
-        headers(("idempotent-replayed" = Option<String>, description = "`true` where this is the answer of an earlier request with the same Idempotency-Key"))), SendProblems))]
+        headers(("idempotent-replayed" = String, description = "`true` where this is the answer of an earlier request with the same Idempotency-Key"))), SendProblems))]
 pub(crate) async fn send_message(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<MessagesSend>,
@@ -324,12 +334,12 @@ impl FromParams for MessageQuery {
 ///
 /// Scope `messages:read`. Newest first.
 #[utoipa::path(get, path = "/v1/messages", operation_id = "listMessages", tag = "Messages", security(("bearer" = ["messages:read"])),
-    params(MessageQuery, Paging), responses((status = 200, description = "A page of messages.", body = Page<Message>), ListProblems))]
+    params(MessageQuery, Paging), responses((status = 200, description = "A page of messages.", body = MessagePage), ListProblems))]
 pub(crate) async fn list_messages(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<MessagesRead>,
     Query((query, paging)): Query<(MessageQuery, Paging)>,
-) -> Result<Json<Page<Message>>, Problem> {
+) -> Result<Json<MessagePage>, Problem> {
     let after = paging.after::<MessageId>()?;
     let page = state.engine.messages(&caller, query.status.as_deref(), after, paging.limit).await?;
     Ok(Json(Page::of::<MessageId, _>(page, |view| Message::from(&view))))
@@ -371,13 +381,13 @@ pub(crate) async fn get_message_raw(
 /// Scope `messages:read`. Oldest first.
 #[utoipa::path(get, path = "/v1/messages/{id}/events", operation_id = "listMessageEvents", tag = "Messages", security(("bearer" = ["messages:read"])),
     params(("id" = String, Path, description = "Id of the message, `msg_...`"), Paging),
-    responses((status = 200, description = "A page of events.", body = Page<Event>), ReadProblems))]
+    responses((status = 200, description = "A page of events.", body = EventPage), ReadProblems))]
 pub(crate) async fn list_message_events(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<MessagesRead>,
     Id(id, ..): Id<MessageId>,
     Query(paging): Query<Paging>,
-) -> Result<Json<Page<Event>>, Problem> {
+) -> Result<Json<EventPage>, Problem> {
     let page = state.engine.message_events(&caller, &id, paging.after::<EventId>()?, paging.limit).await?;
     Ok(Json(Page::of::<EventId, _>(page, Event::from)))
 }

@@ -9,7 +9,6 @@ use utoipa::ToSchema;
 
 /// An address: `"Ann <ann@example.com>"`, `"ann@example.com"`, or its parts.
 #[derive(Debug, ToSchema)]
-#[schema(no_recursion)]
 #[serde(untagged)]
 pub(crate) enum Address {
     /// With or without display name (RFC 5322 3.4).

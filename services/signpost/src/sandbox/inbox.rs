@@ -5,6 +5,7 @@ use signpost_diagnosis::evaluate::{self, Transaction};
 use signpost_engine::Clock;
 use signpost_engine::inbound;
 use signpost_engine::inbound::session::{Envelope, Handler, ServerSettings, TryLater};
+use signpost_http::{InboxItem, InboxSource};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,6 +21,7 @@ const AUTHSERV_ID: &str = "mx.inbox.test";
 /// A message as received, and what was found.
 #[derive(Clone)]
 pub(super) struct Received {
+    number: usize,
     pub(super) path: PathBuf,
     pub(super) received_at: i64,
     pub(super) mail_from: String,
@@ -68,6 +70,52 @@ impl Inbox {
     }
 }
 
+impl InboxSource for Inbox {
+    fn list(&self) -> Vec<InboxItem> {
+        self.mails().iter().rev().map(item).collect()
+    }
+
+    fn get(&self, id: &str) -> Option<InboxItem> {
+        self.mails().iter().find(|mail| mail.id() == id).map(item)
+    }
+}
+
+impl Received {
+    fn id(&self) -> String {
+        self.number.to_string()
+    }
+}
+
+fn item(mail: &Received) -> InboxItem {
+    let parsed = mail_parser::MessageParser::default().parse_headers(mail.raw.as_slice());
+    let parsed = parsed.as_ref();
+    InboxItem {
+        id: mail.id(),
+        received_at_ms: mail.received_at,
+        mail_from: mail.mail_from.clone(),
+        rcpts: mail.recipients.clone(),
+        from: parsed.and_then(|m| m.from()).map(addresses).unwrap_or_default(),
+        to: parsed.and_then(|m| m.to()).map(addresses).unwrap_or_default(),
+        subject: parsed.and_then(|m| m.subject()).unwrap_or_default().to_owned(),
+        authentication_results: vec![
+            mail.authentication_results.clone(),
+            format!("second judge (mail-auth): dkim={}", mail.second_opinion.join(", dkim=")),
+        ],
+        disagreement: mail.disagreement.clone(),
+        raw: Arc::clone(&mail.raw),
+    }
+}
+
+/// `Ann <ann@example.com>, bob@example.net`.
+fn addresses(list: &mail_parser::Address<'_>) -> String {
+    let one = |address: &mail_parser::Addr<'_>| match (address.name(), address.address()) {
+        (Some(name), Some(address)) => format!("{name} <{address}>"),
+        (None, Some(address)) => address.to_owned(),
+        (name, None) => name.unwrap_or_default().to_owned(),
+    };
+    list.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
 /// Serves the inbox on a free port of 127.0.0.1 until `shutdown`.
 pub(super) async fn listen(inbox: &Arc<Inbox>, shutdown: &CancellationToken) -> Outcome<SocketAddr> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -101,6 +149,7 @@ impl Handler for Inbox {
             return Err(TryLater);
         }
         self.mails().push(Received {
+            number,
             path,
             received_at,
             mail_from: envelope.mail_from,
