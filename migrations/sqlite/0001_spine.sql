@@ -161,8 +161,7 @@ CREATE TABLE events (
     domain       TEXT,
     details      TEXT NOT NULL
 ) STRICT;
-CREATE INDEX events_of_message ON events (message_id, at, id) WHERE message_id IS NOT NULL;
-CREATE INDEX events_of_tenant ON events (tenant_id, at, id);
+CREATE INDEX events_of_message ON events (tenant_id, message_id, at, id) WHERE message_id IS NOT NULL;
 
 CREATE TABLE idempotency (
     tenant_id    TEXT NOT NULL REFERENCES tenants (id),
@@ -191,7 +190,6 @@ CREATE TABLE audit (
     request_id TEXT,
     at         INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX audit_of_tenant ON audit (tenant_id, at, id);
 
 CREATE TRIGGER audit_is_never_changed BEFORE UPDATE ON audit
 BEGIN

@@ -118,7 +118,7 @@ impl Store {
     /// # Errors
     /// `InUse` if `exclusive` and another process serves the folder; `Unavailable`; `Damaged`.
     pub async fn open(settings: StoreSettings) -> Result<Self, StoreError> {
-        let database = Sqlite::open(&settings).await?;
+        let database = Sqlite::open(settings).await?;
         Ok(Self { inner: Arc::new(Inner { database, queue: Arc::new(Notify::new()) }) })
     }
 

@@ -62,8 +62,10 @@ impl Store {
 
     async fn count_waiting(&self, tenant: &str, domain_id: &str) -> Result<i64, StoreError> {
         let row = sql("SELECT COUNT(*) AS n FROM recipients JOIN messages ON messages.id = recipients.message_id
-                       WHERE messages.tenant_id = $1 AND messages.domain_id = $2 AND recipients.status IN
-                       ('queued', 'deferred', 'scheduled', 'held', 'awaiting_signature')")
+                       WHERE messages.tenant_id = $1 AND messages.domain_id = $2
+                       AND messages.status IN
+                           ('queued', 'deferred', 'sending', 'scheduled', 'held', 'awaiting_signature')
+                       AND recipients.status IN ('queued', 'deferred', 'scheduled', 'held', 'awaiting_signature')")
         .bind(tenant)
         .bind(domain_id)
         .fetch_one(self.readers())
@@ -238,11 +240,15 @@ impl Deletion {
         Ok(true)
     }
 
+    /// The condition on the message's status only narrows the search: what is delivered long since is not read again.
     async fn cancel_mail(self, conn: &mut SqliteConnection, name: &str) -> Result<(), StoreError> {
         let rows = sql("SELECT recipients.id, recipients.message_id FROM recipients
                         JOIN messages ON messages.id = recipients.message_id
-                        WHERE messages.tenant_id = $1 AND messages.domain_id = $2 AND recipients.status IN
-                        ('queued', 'deferred', 'scheduled', 'held', 'awaiting_signature') ORDER BY recipients.id")
+                        WHERE messages.tenant_id = $1 AND messages.domain_id = $2
+                        AND messages.status IN
+                            ('queued', 'deferred', 'sending', 'scheduled', 'held', 'awaiting_signature')
+                        AND recipients.status IN ('queued', 'deferred', 'scheduled', 'held', 'awaiting_signature')
+                        ORDER BY recipients.id")
         .bind(&self.tenant)
         .bind(&self.domain_id)
         .fetch_all(&mut *conn)

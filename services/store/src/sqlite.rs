@@ -32,24 +32,15 @@ pub(crate) struct Sqlite {
 }
 
 impl Sqlite {
-    pub(crate) async fn open(settings: &StoreSettings) -> Result<Self, StoreError> {
-        let path = &settings.sqlite_path;
-        let folder = create_folder(path).map_err(unavailable)?;
-        let lock = if settings.exclusive { Some(lock_for_serving(path)?) } else { None };
-        let opening = lock_for_opening(folder).await?;
-        create_private(path).map_err(unavailable)?;
+    pub(crate) async fn open(settings: StoreSettings) -> Result<Self, StoreError> {
+        let StoreSettings { sqlite_path: path, exclusive } = settings;
+        let folder = create_folder(&path).map_err(unavailable)?;
+        let lock = if exclusive { Some(lock_for_serving(&path)?) } else { None };
+        let options = options(&path);
 
-        let options = options(path);
-        let mut conn = options.connect().await?;
-        assert_version(&mut conn).await?;
-        assert_pragmas(&mut conn).await?;
-        migrate(&mut conn).await?;
-        if settings.exclusive {
-            let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;
-            crate::queue::void_all_leases(&mut transaction).await?;
-            crate::idempotency::forget_in_flight(&mut transaction).await?;
-            transaction.commit().await?;
-        }
+        let opening = lock_for_opening(folder).await?;
+        create_private(&path).map_err(unavailable)?;
+        let conn = prepare(&options, exclusive).await?;
         drop(opening);
 
         let readers = SqlitePoolOptions::new()
@@ -134,7 +125,8 @@ fn lock_for_serving(path: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// One process at a time opens: the switch to WAL cannot wait for another process, and migrations must not run twice.
+/// One process at a time opens: the switch to WAL is refused at once, not waited for, while another process is at it
+/// ("database is locked" at first starts that race).
 async fn lock_for_opening(folder: PathBuf) -> Result<File, StoreError> {
     let locked = tokio::task::spawn_blocking(move || {
         let folder = File::open(folder)?;
@@ -142,6 +134,21 @@ async fn lock_for_opening(folder: PathBuf) -> Result<File, StoreError> {
         Ok(folder)
     });
     locked.await.map_err(io::Error::other).and_then(|result| result).map_err(unavailable)
+}
+
+/// The writing connection to a database that is as it must be.
+async fn prepare(options: &SqliteConnectOptions, exclusive: bool) -> Result<SqliteConnection, StoreError> {
+    let mut conn = options.connect().await?;
+    assert_version(&mut conn).await?;
+    assert_pragmas(&mut conn).await?;
+    migrate(&mut conn).await?;
+    if exclusive {
+        let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;
+        crate::queue::void_all_leases(&mut transaction).await?;
+        crate::idempotency::forget_in_flight(&mut transaction).await?;
+        transaction.commit().await?;
+    }
+    Ok(conn)
 }
 
 async fn assert_version(conn: &mut SqliteConnection) -> Result<(), StoreError> {
@@ -176,8 +183,10 @@ async fn assert_pragmas(conn: &mut SqliteConnection) -> Result<(), StoreError> {
 
 async fn migrate(conn: &mut SqliteConnection) -> Result<(), StoreError> {
     let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;
-    MIGRATIONS.run(&mut *transaction).await.map_err(|error| match error {
-        MigrateError::Execute(error) => StoreError::from(error),
+    // Not `run`: its future cannot be proven `Send`.
+    MIGRATIONS.run_direct(None, &mut *transaction, false).await.map_err(|error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => StoreError::from(error),
+        // Non-exhaustive; what is left tells of migrations that do not fit the database.
         other => StoreError::Damaged(format!("the migrations do not apply: {other}")),
     })?;
     Ok(transaction.commit().await?)

@@ -68,15 +68,22 @@ async fn one_process_serves_a_folder_and_others_work_beside_it() {
     next.close().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn first_starts_that_race_all_find_a_whole_database() {
-    let folder = TempDir::new().unwrap();
-    let path = database(&folder);
-    let stores = futures_util::future::join_all((0..8).map(|_| open(&path, false))).await;
-    for store in stores {
-        let store = store.unwrap();
-        tenant(&store).await;
-        store.close().await;
+    for round in 0..20 {
+        let folder = TempDir::new().unwrap();
+        let path = database(&folder);
+        let starts: Vec<_> = (0..24)
+            .map(|_| {
+                let path = path.clone();
+                tokio::spawn(async move { open(&path, false).await })
+            })
+            .collect();
+        for start in starts {
+            let store = start.await.unwrap().unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+            tenant(&store).await;
+            store.close().await;
+        }
     }
 }
 

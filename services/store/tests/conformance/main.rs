@@ -11,4 +11,5 @@ mod installation;
 mod messages;
 mod queue;
 mod release;
+mod spawned;
 mod tenants;
