@@ -199,6 +199,18 @@ const LINE_MAX: usize = 998;
 /// The sending rules: no bare CR or LF, no NUL, no line over 998 octets, no 8-bit octets in the header.
 /// RFC 5322 2.1.1, 2.2, 2.3; a message that needs 8-bit headers would need SMTPUTF8 at every hop.
 pub fn check_sendable(raw: &[u8]) -> Result<(), MessageError> {
+    check_lines(raw, false).map(|_| ())
+}
+
+/// The sending rules for a host that may offer SMTPUTF8: as `check_sendable`, but the header may hold UTF-8 (RFC 6532 3.2).
+/// True if it does: then the message may only go to hosts that offer SMTPUTF8 (RFC 6531 3.4).
+pub fn check_sendable_utf8(raw: &[u8]) -> Result<bool, MessageError> {
+    check_lines(raw, true)
+}
+
+/// True if the header has octets above 127, which is an error unless `utf8_header` and they are UTF-8.
+fn check_lines(raw: &[u8], utf8_header: bool) -> Result<bool, MessageError> {
+    let mut found = false;
     let mut in_header = true;
     let mut name: &[u8] = &[];
     let mut start = 0;
@@ -216,12 +228,14 @@ pub fn check_sendable(raw: &[u8]) -> Result<(), MessageError> {
             if !matches!(line.first(), Some(b' ' | b'\t')) {
                 name = line.split(|&b| b == b':').next().unwrap_or(line);
             }
-            if !line.is_ascii() {
+            let allowed = utf8_header && std::str::from_utf8(line).is_ok();
+            found |= !line.is_ascii();
+            if !line.is_ascii() && !allowed {
                 let name = String::from_utf8_lossy(name.trim_ascii_end()).into_owned();
                 return Err(MessageError::EightBitHeader { name, line: number });
             }
         }
         start = end;
     }
-    Ok(())
+    Ok(found)
 }

@@ -6,6 +6,7 @@ use signpost_dkim::message::{Message, MessageError, check_sendable};
 pub struct Payload {
     octets: Vec<u8>,
     eight_bit: bool,
+    utf8_header: bool,
 }
 
 impl Payload {
@@ -14,9 +15,9 @@ impl Payload {
     pub fn new(prefix: Vec<u8>, raw: &[u8]) -> Result<Self, MessageError> {
         let mut octets = prefix;
         octets.extend_from_slice(raw);
-        check_sendable(&octets)?;
+        let utf8_header = check_sendable_utf8(&octets)?;
         let eight_bit = !octets.is_ascii();
-        Ok(Self { octets, eight_bit })
+        Ok(Self { octets, eight_bit, utf8_header })
     }
 
     /// Octets for SIZE= (RFC 1870 3): with CRLF, without dot-stuffing.
@@ -32,6 +33,12 @@ impl Payload {
     /// Received fields, ours among them (RFC 5321 6.3).
     pub fn hops(&self) -> usize {
         Message::parse(&self.octets).map_or(0, |message| message.all("Received").count())
+    }
+
+    /// True if the header holds UTF-8 (a To or Cc with a non-ASCII local part): SMTPUTF8 is needed whoever the recipient is
+    /// (RFC 6531 3.4).
+    pub fn has_utf8_header(&self) -> bool {
+        self.utf8_header
     }
 
     /// The octets, not stuffed.
@@ -125,6 +132,14 @@ mod tests {
         let payload =
             Payload::new(b"Received: x\r\n".to_vec(), "From: a@example.com\r\n\r\ngrüße".as_bytes()).expect("sendable");
         assert!(payload.is_eight_bit());
+        assert!(!payload.has_utf8_header());
         assert_eq!(payload.size(), payload.octets().len() + 2);
+    }
+
+    #[test]
+    fn a_header_may_hold_utf8_and_nothing_else_above_127() {
+        let payload = Payload::new(Vec::new(), "From: a@example.com\r\nTo: grüße@example.net\r\n\r\nx\r\n".as_bytes());
+        assert!(payload.expect("sendable").has_utf8_header());
+        assert!(Payload::new(Vec::new(), b"From: a@example.com\r\nSubject: gr\xfc\xdfe\r\n\r\nx\r\n").is_err());
     }
 }

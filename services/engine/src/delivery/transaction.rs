@@ -151,7 +151,8 @@ impl Session {
     fn refuse_what_does_not_fit(&self, transaction: &Transaction<'_>, slots: &mut Slots<'_>) {
         let payload = transaction.payload;
         for index in slots.open() {
-            let utf8 = transaction.mail_from.needs_smtputf8()
+            let utf8 = payload.has_utf8_header()
+                || transaction.mail_from.needs_smtputf8()
                 || slots.recipients.get(index).is_some_and(|mailbox| mailbox.needs_smtputf8());
             if payload.is_eight_bit() && !self.extensions.eight_bit_mime {
                 // RFC 6152 3, RFC 3463 3.7.
@@ -159,7 +160,8 @@ impl Session {
                 slots.refuse(index, Reply::ours(554, EnhancedCode::new(5, 6, 3), text));
             } else if utf8 && !self.extensions.smtputf8 {
                 // RFC 6531 3.2, 4.2.
-                let text = "an address has a non-ASCII local part and the server does not offer SMTPUTF8";
+                let text =
+                    "an address of the message has a non-ASCII local part and the server does not offer SMTPUTF8";
                 slots.refuse(index, Reply::ours(553, EnhancedCode::new(5, 6, 7), text));
             } else if self.extensions.max_size.is_some_and(|limit| payload.size() > limit) {
                 // RFC 1870 6.1.
@@ -233,8 +235,11 @@ impl Session {
             command.push_str(" BODY=8BITMIME");
         }
         let utf8 = |index: &usize| slots.recipients.get(*index).is_some_and(|mailbox| mailbox.needs_smtputf8());
-        // RFC 6531 3.4: asked for only where an address needs it.
-        if transaction.mail_from.needs_smtputf8() || slots.open().iter().any(utf8) {
+        // RFC 6531 3.4: asked for only where an address or the header needs it.
+        if transaction.payload.has_utf8_header()
+            || transaction.mail_from.needs_smtputf8()
+            || slots.open().iter().any(utf8)
+        {
             command.push_str(" SMTPUTF8");
         }
         command.push_str("\r\n");
