@@ -1,5 +1,5 @@
 //! The octets of a message on their way through DATA.
-use signpost_dkim::message::{Message, MessageError, check_sendable};
+use signpost_dkim::message::{Message, MessageError, check_sendable_utf8};
 
 /// A message that may go through DATA: only CRLF line ends, no NUL, no line over 998 octets. Nothing changes it any more.
 #[derive(Debug, Clone)]
