@@ -55,6 +55,17 @@ impl Fault {
         }
     }
 
+    /// Faults by which the judge does not see an octet that was added or changed, so that it may also pass what it should not.
+    pub(crate) fn hides_changes(self) -> bool {
+        match self {
+            Self::DkimPySpaceBeforeColon
+            | Self::DkimPyVerticalSpace
+            | Self::MailAuthSpaceBeforeColon
+            | Self::MailAuthFormFeed => true,
+            Self::DkimPyUnterminatedLine | Self::MailAuthBlankLines | Self::MailAuthUnterminatedField => false,
+        }
+    }
+
     /// True if the judge canonicalizes this message wrongly.
     pub(crate) fn shows_in(self, message: &Parts, relaxed: Relaxed) -> bool {
         let names = message.signed_names();

@@ -36,7 +36,7 @@ pub(crate) struct Bench {
     pub(crate) tally: Tally,
 }
 
-/// How often what was said. Judgements are verdicts of the three together.
+/// How often what was said.
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) letters: usize,
@@ -44,8 +44,14 @@ pub(crate) struct Tally {
     pub(crate) signatures: BTreeMap<&'static str, usize>,
     /// By kind of change: form altered, form kept.
     pub(crate) changes: BTreeMap<Change, [usize; 2]>,
-    /// Messages that had to pass and on which a judge was wrong in the known way.
-    pub(crate) faults: BTreeMap<Fault, usize>,
+    /// Unchanged messages on which all three said pass.
+    pub(crate) unanimous: usize,
+    /// Messages that had to pass and that a judge refused by a fault of its own.
+    pub(crate) refused_by_fault: BTreeMap<Fault, usize>,
+    /// Messages that must not pass and that a judge passed by a fault of its own.
+    pub(crate) passed_by_fault: BTreeMap<Fault, usize>,
+    /// Letters by what is odd about them.
+    pub(crate) features: BTreeMap<&'static str, usize>,
     pub(crate) verdicts: usize,
 }
 
@@ -108,30 +114,34 @@ impl Bench {
         signature
     }
 
-    /// Asks all three; fails where one says pass that should not, or the reverse.
-    pub(crate) fn judge(&mut self, octets: &[u8], must_pass: bool, relaxed: Relaxed) -> Result<(), String> {
+    /// Asks all three; fails where one says pass that should not, or the reverse. True if all three said what they had to.
+    pub(crate) fn judge(&mut self, octets: &[u8], must_pass: bool, relaxed: Relaxed) -> Result<bool, String> {
         let message = Parts::of(octets);
+        let mut is_unanimous = true;
         for (judge, passes, said) in self.ask(octets) {
             self.tally.verdicts += 1;
             let fault = Fault::ALL.into_iter().find(|f| f.judge() == judge && f.shows_in(&message, relaxed));
             let expected = match fault {
-                None => must_pass,
-                // It hashes other octets than were signed. What it says of a changed message proves nothing.
-                Some(_) if !must_pass => continue,
-                Some(fault) => {
-                    *self.tally.faults.entry(fault).or_default() += 1;
+                Some(fault) if must_pass => {
+                    *self.tally.refused_by_fault.entry(fault).or_default() += 1;
                     false
                 }
+                Some(fault) if passes && fault.hides_changes() => {
+                    *self.tally.passed_by_fault.entry(fault).or_default() += 1;
+                    true
+                }
+                Some(_) | None => must_pass,
             };
+            is_unanimous &= passes == must_pass;
             if passes != expected {
-                let why = fault.map_or(String::new(), |fault| format!(" ({fault:?} should show here)"));
+                let why = fault.map_or(String::new(), |fault| format!(" ({fault:?} shows here)"));
                 return Err(format!(
                     "{judge:?} says {said}{why}; pass expected: {expected}; on b\"{}\"",
                     octets.escape_ascii()
                 ));
             }
         }
-        Ok(())
+        Ok(is_unanimous)
     }
 
     /// For each judge whether any signature passes, and its words.

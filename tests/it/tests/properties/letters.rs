@@ -47,6 +47,42 @@ impl Letter {
         octets
     }
 
+    /// What is odd about it. Every one of `FEATURES` has to come up.
+    pub(crate) fn features(&self) -> Vec<&'static str> {
+        let octets = self.octets();
+        let body = self.body.as_deref().unwrap_or_default();
+        let has = |octets: &[u8], part: &[u8]| octets.windows(part.len()).any(|window| window == part);
+        let spellings = |name: &str| self.fields.iter().filter(|f| f.name.eq_ignore_ascii_case(name)).count();
+        let any_value = |test: &dyn Fn(&[u8]) -> bool| self.fields.iter().any(|f| test(&f.value));
+        let is_there = [
+            octets.split(|&b| b == b'\n').any(|line| line.len() == LINE + 1),
+            self.fields.iter().any(|f| spellings(&f.name) > 1),
+            spellings("From") > 1,
+            self.fields.iter().any(|f| f.is_odd && self.signs_odd_names.is_some()),
+            self.fields.iter().any(|f| !f.gap.is_empty()),
+            any_value(&<[u8]>::is_empty),
+            any_value(&|value| has(value, b"\r\n")),
+            any_value(&|value| value.starts_with(b"\r\n")),
+            any_value(&|value| value.contains(&b'\t')),
+            any_value(&|value| !value.is_ascii()),
+            any_value(&|value| value.contains(&b'\x0c')),
+            any_value(&|value| has(value, b"=?")),
+            self.body.is_none(),
+            !self.is_terminated,
+            self.body.as_ref().is_some_and(Vec::is_empty),
+            !body.is_empty() && !body.ends_with(b"\r\n"),
+            body.ends_with(b"\r\n\r\n"),
+            body.ends_with(b" \r\n") || body.ends_with(b"\t\r\n"),
+            has(body, "\u{a0}".as_bytes()),
+            body.contains(&b'\x0c'),
+            !body.is_ascii(),
+            has(body, b"\r\n.\r\n"),
+            has(body, b"\r\n--b\r\n"),
+            body.len() > 20_000,
+        ];
+        FEATURES.into_iter().zip(is_there).filter_map(|(feature, is_there)| is_there.then_some(feature)).collect()
+    }
+
     /// The default policy, with the unusual names where they are to be signed.
     pub(crate) fn policy(&self) -> Policy {
         let mut policy = Policy::default();
@@ -66,6 +102,33 @@ impl std::fmt::Debug for Letter {
         write!(f, "b\"{}\" (odd names signed: {odd:?}, seed of changes: {seed})", octets.escape_ascii())
     }
 }
+
+pub(crate) const FEATURES: [&str; 24] = [
+    "a line of 998 octets",
+    "a repeated field",
+    "a repeated From",
+    "an unusual name signed",
+    "white space before a colon",
+    "an empty value",
+    "a fold",
+    "a fold at the start of a value",
+    "a tab in a value",
+    "8-bit octets in a value",
+    "a form feed in a value",
+    "an encoded-word",
+    "no empty line",
+    "no CRLF after the last field",
+    "an empty body",
+    "a body without its last CRLF",
+    "empty lines at the end",
+    "white space at the end",
+    "U+00A0 in the body",
+    "a form feed in the body",
+    "an 8-bit body",
+    "a line that is a dot",
+    "MIME parts",
+    "a body over 20,000 octets",
+];
 
 /// Octets of a line without its CRLF (RFC 5322 2.1.1).
 const LINE: usize = 998;
@@ -112,10 +175,14 @@ fn make_odd(letter: &mut Letter, oddity: Oddity, at: Index) {
     let field = &mut letter.fields[at];
     match oddity {
         Oddity::None => {}
-        Oddity::SpaceBeforeColon => field.gap = [" ", "\t", "  \t"][at % 3],
-        Oddity::FormFeedInside => field.value.extend_from_slice(b" a\x0cb \x0c c"),
-        Oddity::FormFeedAtEnd => field.value.extend_from_slice(b"a \x0c "),
-        Oddity::VerticalTabAtStart => field.value.splice(0..0, *b" \x0bx ").for_each(drop),
+        Oddity::SpaceBeforeColon => {
+            let line = field.name.len() + 1 + field.value.iter().position(|&b| b == b'\r').unwrap_or(field.value.len());
+            let gap = [" ", "\t", "  \t"][at % 3];
+            field.gap = if line + gap.len() <= LINE { gap } else { "" };
+        }
+        Oddity::FormFeedInside => field.value.extend_from_slice(b"\r\n a\x0cb \x0c c"),
+        Oddity::FormFeedAtEnd => field.value.extend_from_slice(b"\r\n a \x0c "),
+        Oddity::VerticalTabAtStart => field.value.splice(0..0, *b" \x0bx\r\n ").for_each(drop),
         Oddity::NoBody => letter.body = None,
         Oddity::NoBodyNoLineEnd => {
             letter.body = None;

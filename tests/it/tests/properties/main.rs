@@ -3,6 +3,8 @@
 //!
 //! A run is decided by its seed; a failing one is printed with the smallest letter found that fails. To run another:
 //! `SIGNPOST_PROPERTY_SEED=7 cargo test -p signpost-it --test properties`.
+#![cfg(test)]
+
 mod changes;
 mod faults;
 mod judging;
@@ -12,10 +14,11 @@ mod naive;
 use changes::{Change, Dice};
 use faults::Fault;
 use judging::{Bench, CANONICALIZATIONS, Tally};
-use letters::{Letter, letter};
+use letters::{FEATURES, Letter, letter};
 use naive::{Parts, Relaxed};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use signpost_dkim::KeyAlgorithm;
+use signpost_dkim::message::{MessageError, check_sendable};
 use signpost_dkim::sign::Policy;
 use std::cell::RefCell;
 
@@ -44,6 +47,14 @@ fn three_judges_agree_on_generated_messages_and_on_what_changes_them() {
 /// Everything about one letter.
 fn examine(bench: &mut Bench, letter: &Letter) -> Result<(), String> {
     bench.tally.letters += 1;
+    for feature in letter.features() {
+        *bench.tally.features.entry(feature).or_default() += 1;
+    }
+    // 8-bit octets in the header are not sent either, but they are verified.
+    match check_sendable(&letter.octets()) {
+        Ok(()) | Err(MessageError::EightBitHeader { .. }) => {}
+        Err(e) => return Err(format!("the generator made a message that is never sent: {e}")),
+    }
     let dice = &mut Dice(letter.seed);
     let mut signed = Vec::new();
     let first = dice.below(2);
@@ -53,7 +64,8 @@ fn examine(bench: &mut Bench, letter: &Letter) -> Result<(), String> {
         let message = bench
             .sign(&letter.octets(), letter.policy(), relaxed, algorithm, dice)
             .map_err(|e| format!("{relaxed:?}: {e}"))?;
-        bench.judge(&message.octets(), true, relaxed).map_err(|e| format!("unchanged under {relaxed:?}: {e}"))?;
+        let verdict = bench.judge(&message.octets(), true, relaxed);
+        bench.tally.unanimous += usize::from(verdict.map_err(|e| format!("unchanged under {relaxed:?}: {e}"))?);
         signed.push((message, relaxed));
     }
     for (message, relaxed) in &signed {
@@ -105,9 +117,10 @@ fn report(tally: &Tally, seed: u64) {
     for (change, [altered, kept]) in &tally.changes {
         println!("{change:?}: altered {altered}, kept {kept}");
     }
-    for (fault, count) in &tally.faults {
-        println!("{:?} wrong by {fault:?}: {count}", fault.judge());
-    }
+    println!("all three say pass on {} of the {} unchanged messages", tally.unanimous, 4 * tally.letters);
+    println!("refused by a fault of the judge: {:?}", tally.refused_by_fault);
+    println!("passed by a fault of the judge: {:?}", tally.passed_by_fault);
+    println!("letters with {:?}", tally.features);
 }
 
 /// A generator that has stopped producing something must not go unnoticed.
@@ -135,8 +148,13 @@ fn assert_enough(tally: &Tally, letters: usize) {
         );
         assert!(if never_alters { altered == 0 } else { altered > letters / 20 }, "{change:?}: altered {altered}");
     }
+    assert!(tally.unanimous > 4 * letters * 3 / 4, "too many faults of judges: {}", tally.unanimous);
     for fault in Fault::ALL {
-        assert!(tally.faults.contains_key(&fault), "{fault:?} was never met");
+        assert!(tally.refused_by_fault.contains_key(&fault), "{fault:?} was never met");
+    }
+    for feature in FEATURES {
+        let count = tally.features.get(feature).copied().unwrap_or_default();
+        assert!(count * 200 > letters, "{count} letters with {feature}");
     }
 }
 
