@@ -74,7 +74,7 @@ def decode(request):
             continue
         name, kind = part.get_filename(), part.get_content_type()
         if name is None and part["Content-ID"] is None and kind in ("text/plain", "text/html") and kind not in bodies:
-            bodies[kind] = part.get_content()
+            bodies[kind] = part.get_content().replace("\r\n", "\n")
             continue
         content = part.get_payload(decode=True) or b""
         identifier = part["Content-ID"]

@@ -1,6 +1,6 @@
 """An SMTP receiver that records what it gets and behaves as the recipient's local part says.
 
-    smtp_sink.py PORT FOLDER [--no-tls] [--require-tls]
+    smtp_sink.py PORT FOLDER [--no-tls] [--require-tls] [--on-127.0.0.2]
 
 FOLDER holds cert.pem and key.pem; events.jsonl there gets one JSON object a line:
     {"event": "rcpt", "address", "reply", "mail_from", "tls"}          every RCPT, also the refused ones
@@ -95,7 +95,8 @@ def main() -> None:
     if "--no-tls" not in flags:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    controller = SinkController(Sink(folder), tls, hostname="127.0.0.1", port=port, require_tls="--require-tls" in flags)
+    address = "127.0.0.2" if "--on-127.0.0.2" in flags else "127.0.0.1"
+    controller = SinkController(Sink(folder), tls, hostname=address, port=port, require_tls="--require-tls" in flags)
     controller.start()
     (folder / "ready").touch()
     signal.sigwait({signal.SIGTERM, signal.SIGINT})

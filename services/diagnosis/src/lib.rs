@@ -1,6 +1,14 @@
 //! DNS: the check of what a tenant published, with explanations; SPF and DMARC evaluation and alignment.
+mod authority;
 pub mod check;
+mod direct;
+mod dmarc;
 pub mod dns;
 pub mod evaluate;
 pub mod guard;
+mod judge;
+mod misplaced;
+mod results;
+mod spf;
+mod spf_check;
 pub mod suffix;

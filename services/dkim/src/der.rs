@@ -51,7 +51,7 @@ fn take(tag: u8, octets: &[u8]) -> Result<(&[u8], &[u8]), DerFault> {
     Ok(rest.split_at(length))
 }
 
-fn only<'d>(tag: u8, octets: &'d [u8]) -> Result<&'d [u8], DerFault> {
+fn only(tag: u8, octets: &[u8]) -> Result<&[u8], DerFault> {
     match take(tag, octets)? {
         (content, []) => Ok(content),
         (_, _) => Err(DerFault::Wrong),

@@ -38,7 +38,7 @@ pub(crate) struct Labels {
     pub(crate) domain: Option<String>,
     pub(crate) selector: Option<String>,
     pub(crate) algorithm: Option<String>,
-    /// b= without white space.
+    /// The beginning of b= without white space.
     pub(crate) b: Option<String>,
 }
 
@@ -58,6 +58,9 @@ pub(crate) fn parse<'a>(field: &Field<'a>) -> (Labels, Result<Signature<'a>, Str
     }
 }
 
+/// Characters of b= that are kept to tell signatures apart.
+const PREFIX_MAX: usize = 64;
+
 /// Only text that may stand in another header field as it is.
 fn labels(list: &TagList<'_>) -> Labels {
     let plain = |name, also: &str| {
@@ -70,7 +73,7 @@ fn labels(list: &TagList<'_>) -> Labels {
         algorithm: plain("a", "-_"),
         b: list
             .get("b")
-            .map(tags::without_fws)
+            .map(|b| tags::without_fws(b).chars().take(PREFIX_MAX).collect::<String>())
             .filter(|b| !b.is_empty() && b.bytes().all(|c| c.is_ascii_alphanumeric() || b"+/=".contains(&c))),
     }
 }

@@ -1,1 +1,31 @@
-//! http
+//! The HTTP API: routes, extractors, the map from errors to problems, the OpenAPI document, and the sandbox's inbox pages.
+//!
+//! `router.rs` shows every call. A handler extracts (caller first, body last), makes one call to the engine and answers; its request and
+//! response types stand beside it. Errors: see `problem.rs`.
+mod answer;
+mod api_keys;
+mod body;
+mod caller;
+mod docs;
+mod domains;
+mod health;
+mod html;
+mod idempotency;
+mod inbox;
+mod json;
+mod keys;
+mod messages;
+mod openapi;
+mod page;
+mod path;
+mod problem;
+mod query;
+mod raw;
+mod router;
+mod serve;
+mod sign;
+
+pub use inbox::{InboxItem, InboxSource, inbox_router};
+pub use openapi::openapi_json;
+pub use router::router;
+pub use serve::serve;

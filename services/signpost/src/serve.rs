@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,6 +39,8 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
         }
     }
     let settings = args.engine_settings()?;
+    // From here on a signal ends the process in order, however early it comes.
+    let mut signals = Signals::new()?;
     let dns = Dns::new(args.dns_settings())?;
     let store = open_store(&args.store, true).await?;
     let engine = Engine::new(store.clone(), dns, Arc::new(SystemClock), Arc::new(SystemRandom), settings);
@@ -48,7 +51,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     let shutdown = CancellationToken::new();
     let background = start_background(&engine, key_path, &shutdown);
     let api = tokio::spawn(signpost_http::serve(listener, signpost_http::router(engine.clone()), shutdown.clone()));
-    wait_for_signal().await?;
+    signals.wait().await;
     tracing::info!("stopping: no new requests, deliveries under way have 30 s");
     shutdown.cancel();
     api.await??;
@@ -121,13 +124,20 @@ where
     }
 }
 
-async fn wait_for_signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

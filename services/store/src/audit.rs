@@ -1,4 +1,7 @@
 //! Append-only audit rows; written inside the transaction of the change they tell of.
+use crate::StoreError;
+use crate::db::{json_text, sql};
+use sqlx::SqliteConnection;
 
 /// Who did what.
 #[derive(Debug, Clone)]
@@ -19,4 +22,20 @@ pub struct AuditRow {
     pub request_id: Option<String>,
     /// When.
     pub at: i64,
+}
+
+pub(crate) async fn insert_audit(conn: &mut SqliteConnection, row: &AuditRow) -> Result<(), StoreError> {
+    sql("INSERT INTO audit (id, tenant_id, actor, action, object, details, request_id, at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
+    .bind(&row.id)
+    .bind(&row.tenant_id)
+    .bind(&row.actor)
+    .bind(&row.action)
+    .bind(&row.object)
+    .bind(json_text(&row.details)?)
+    .bind(&row.request_id)
+    .bind(row.at)
+    .execute(conn)
+    .await?;
+    Ok(())
 }

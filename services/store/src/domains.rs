@@ -1,5 +1,9 @@
 //! Domains, their DKIM keys, their checks, and who owns a name.
+use crate::audit::insert_audit;
+use crate::db::{json, json_text, page, page_probe, sql};
 use crate::{AuditRow, EventRow, Page, Store, StoreError};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 /// A tenant's domain. Unique per (tenant, name) among those not deleted.
 #[derive(Debug, Clone)]
@@ -157,91 +161,318 @@ pub struct DomainChange {
 }
 
 impl Store {
-    /// Domain with its first key. `Conflict` if the tenant has that name already.
-    pub async fn insert_domain(&self, _domain: &DomainRow, _key: &KeyRow, _audit: &AuditRow) -> Result<(), StoreError> {
-        todo!()
+    /// Domain with its first key. `Conflict` if the tenant has that name already, or the name has had that selector.
+    pub async fn insert_domain(&self, domain: &DomainRow, key: &KeyRow, audit: &AuditRow) -> Result<(), StoreError> {
+        let (domain, key, audit) = (domain.clone(), key.clone(), audit.clone());
+        self.write(move |conn| {
+            Box::pin(async move {
+                insert_domain_row(conn, &domain).await?;
+                insert_key_row(conn, &domain.tenant_id, &key).await?;
+                insert_audit(conn, &audit).await
+            })
+        })
+        .await
     }
-    /// One more key; `Conflict` on the selector. The domain's version moves.
-    pub async fn insert_key(&self, _tenant: &str, _key: &KeyRow, _audit: &AuditRow) -> Result<(), StoreError> {
-        todo!()
+
+    /// One more key; `Conflict` on the selector, `Stale` if the tenant has no such domain. The domain's version moves.
+    pub async fn insert_key(&self, tenant: &str, key: &KeyRow, audit: &AuditRow) -> Result<(), StoreError> {
+        let (tenant, key, audit) = (tenant.to_owned(), key.clone(), audit.clone());
+        self.write(move |conn| {
+            Box::pin(async move {
+                let moved = sql("UPDATE domains SET version = version + 1
+                                 WHERE tenant_id = $1 AND id = $2 AND name = $3 AND deleted_at IS NULL")
+                .bind(&tenant)
+                .bind(&key.domain_id)
+                .bind(&key.domain_name)
+                .execute(&mut *conn)
+                .await?;
+                if moved.rows_affected() == 0 {
+                    return Err(StoreError::Stale);
+                }
+                insert_key_row(conn, &tenant, &key).await?;
+                insert_audit(conn, &audit).await
+            })
+        })
+        .await
     }
+
     /// A domain that is not deleted.
-    pub async fn domain(&self, _tenant: &str, _id: &str) -> Result<Option<DomainRow>, StoreError> {
-        todo!()
+    pub async fn domain(&self, tenant: &str, id: &str) -> Result<Option<DomainRow>, StoreError> {
+        let row = sql("SELECT * FROM domains WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL")
+            .bind(tenant)
+            .bind(id)
+            .fetch_optional(self.readers())
+            .await?;
+        row.as_ref().map(domain).transpose()
     }
+
     /// By name.
-    pub async fn domain_by_name(&self, _tenant: &str, _name: &str) -> Result<Option<DomainRow>, StoreError> {
-        todo!()
+    pub async fn domain_by_name(&self, tenant: &str, name: &str) -> Result<Option<DomainRow>, StoreError> {
+        let row = sql("SELECT * FROM domains WHERE tenant_id = $1 AND name = $2 AND deleted_at IS NULL")
+            .bind(tenant)
+            .bind(name)
+            .fetch_optional(self.readers())
+            .await?;
+        row.as_ref().map(domain).transpose()
     }
+
     /// Oldest first.
-    pub async fn domains(
-        &self,
-        _tenant: &str,
-        _after: Option<&str>,
-        _limit: u32,
-    ) -> Result<Page<DomainRow>, StoreError> {
-        todo!()
+    pub async fn domains(&self, tenant: &str, after: Option<&str>, limit: u32) -> Result<Page<DomainRow>, StoreError> {
+        let rows = sql("SELECT * FROM domains WHERE tenant_id = $1 AND id > $2 AND deleted_at IS NULL
+                        ORDER BY id LIMIT $3")
+        .bind(tenant)
+        .bind(after.unwrap_or(""))
+        .bind(page_probe(limit))
+        .fetch_all(self.readers())
+        .await?;
+        let rows = rows.iter().map(domain).collect::<Result<Vec<_>, _>>()?;
+        Ok(page(rows, limit, |row| &row.id))
     }
-    /// Keys of a domain, oldest first.
-    pub async fn keys(&self, _tenant: &str, _domain_id: &str) -> Result<Vec<KeyRow>, StoreError> {
-        todo!()
+
+    /// Keys of a domain, oldest first; also those of a deleted domain, which are all revoked.
+    pub async fn keys(&self, tenant: &str, domain_id: &str) -> Result<Vec<KeyRow>, StoreError> {
+        let rows = sql("SELECT * FROM dkim_keys WHERE tenant_id = $1 AND domain_id = $2 ORDER BY id")
+            .bind(tenant)
+            .bind(domain_id)
+            .fetch_all(self.readers())
+            .await?;
+        rows.iter().map(key).collect()
     }
+
     /// Newest check.
-    pub async fn last_check(&self, _tenant: &str, _domain_id: &str) -> Result<Option<CheckRow>, StoreError> {
-        todo!()
+    pub async fn last_check(&self, tenant: &str, domain_id: &str) -> Result<Option<CheckRow>, StoreError> {
+        let row = sql("SELECT * FROM checks WHERE tenant_id = $1 AND domain_id = $2
+                       ORDER BY checked_at DESC, id DESC LIMIT 1")
+        .bind(tenant)
+        .bind(domain_id)
+        .fetch_optional(self.readers())
+        .await?;
+        row.as_ref().map(check).transpose()
     }
+
     /// Newest first.
     pub async fn checks(
         &self,
-        _tenant: &str,
-        _domain_id: &str,
-        _after: Option<&str>,
-        _limit: u32,
+        tenant: &str,
+        domain_id: &str,
+        after: Option<&str>,
+        limit: u32,
     ) -> Result<Page<CheckRow>, StoreError> {
-        todo!()
+        let rows = sql("SELECT * FROM checks WHERE tenant_id = $1 AND domain_id = $2 AND id < $3
+                        ORDER BY id DESC LIMIT $4")
+        .bind(tenant)
+        .bind(domain_id)
+        .bind(after.unwrap_or(crate::db::AFTER_EVERY_ID))
+        .bind(page_probe(limit))
+        .fetch_all(self.readers())
+        .await?;
+        let rows = rows.iter().map(check).collect::<Result<Vec<_>, _>>()?;
+        Ok(page(rows, limit, |row| &row.id))
     }
+
     /// Owner and version of a name.
-    pub async fn name_version(&self, _name: &str) -> Result<NameVersion, StoreError> {
-        todo!()
+    pub async fn name_version(&self, name: &str) -> Result<NameVersion, StoreError> {
+        let mut conn = self.readers().acquire().await?;
+        name_version(&mut conn, name).await
     }
+
     /// Which of these names are verified, by any tenant (system read for `authorize`).
-    pub async fn verified_owners(&self, _names: &[String]) -> Result<Vec<OwnedName>, StoreError> {
-        todo!()
+    pub async fn verified_owners(&self, names: &[String]) -> Result<Vec<OwnedName>, StoreError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT names.name, domains.tenant_id, domains.id FROM names
+             JOIN domains ON domains.id = names.owner_domain_id
+             WHERE domains.ownership = 'verified' AND domains.deleted_at IS NULL AND names.name IN (",
+        );
+        let mut list = query.separated(", ");
+        for name in names {
+            list.push_bind(name);
+        }
+        query.push(")");
+        let rows = query.build().fetch_all(self.readers()).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(OwnedName {
+                    name: row.try_get("name")?,
+                    tenant_id: row.try_get("tenant_id")?,
+                    domain_id: row.try_get("id")?,
+                })
+            })
+            .collect()
     }
-    /// Applies a change if the domain still has `seen_version` (`Stale` otherwise; `Contested` if the claim's version moved).
-    pub async fn change_domain(
-        &self,
-        _tenant: &str,
-        _domain_id: &str,
-        _seen_version: i64,
-        _change: &DomainChange,
-    ) -> Result<(), StoreError> {
-        todo!()
-    }
-    /// Deletes: the row is marked, the name given up, keys `revoked` and wiped, waiting recipients and messages signed by or waiting for this
-    /// domain `cancelled` with an event each. False if there is none. `event_id` makes ids for those events.
-    pub async fn delete_domain(
-        &self,
-        _tenant: &str,
-        _domain_id: &str,
-        _at: i64,
-        _event_id: &(dyn Fn() -> String + Send + Sync),
-        _audit: &AuditRow,
-    ) -> Result<bool, StoreError> {
-        todo!()
-    }
+
     /// Keys `active` or `retiring` of domains with signing enabled or suspended whose published p= was last tried before `before` (system, for the refresh).
-    pub async fn keys_to_refresh(&self, _before: i64, _limit: u32) -> Result<Vec<KeyRow>, StoreError> {
-        todo!()
+    pub async fn keys_to_refresh(&self, before: i64, limit: u32) -> Result<Vec<KeyRow>, StoreError> {
+        let rows = sql("SELECT dkim_keys.* FROM dkim_keys JOIN domains ON domains.id = dkim_keys.domain_id
+                        WHERE dkim_keys.state IN ('active', 'retiring')
+                        AND (dkim_keys.published_tried_at IS NULL OR dkim_keys.published_tried_at < $1)
+                        AND domains.deleted_at IS NULL AND domains.signing IN ('enabled', 'suspended')
+                        ORDER BY COALESCE(dkim_keys.published_tried_at, 0), dkim_keys.id LIMIT $2")
+        .bind(before)
+        .bind(i64::from(limit))
+        .fetch_all(self.readers())
+        .await?;
+        rows.iter().map(key).collect()
     }
+
     /// Records what DNS said about a key outside a check: `Some(p)`: answered (empty: no usable record); `None`: no answer.
+    /// What was asked before the latest question that is recorded changes nothing.
     pub async fn record_published(
         &self,
-        _tenant: &str,
-        _key_id: &str,
-        _p: Option<&str>,
-        _at: i64,
+        tenant: &str,
+        key_id: &str,
+        p: Option<&str>,
+        at: i64,
     ) -> Result<(), StoreError> {
-        todo!()
+        let (tenant, key_id, p) = (tenant.to_owned(), key_id.to_owned(), p.map(str::to_owned));
+        self.write(move |conn| {
+            Box::pin(async move {
+                let read_at = p.as_ref().map(|_| at);
+                sql("UPDATE dkim_keys SET published_p = COALESCE($3, published_p),
+                            published_read_at = COALESCE($4, published_read_at), published_tried_at = $5
+                     WHERE tenant_id = $1 AND id = $2 AND (published_tried_at IS NULL OR published_tried_at <= $5)")
+                .bind(&tenant)
+                .bind(&key_id)
+                .bind(p)
+                .bind(read_at)
+                .bind(at)
+                .execute(conn)
+                .await?;
+                Ok(())
+            })
+        })
+        .await
     }
+}
+
+/// Reads a name's owner and version, inside a transaction or not.
+pub(crate) async fn name_version(conn: &mut SqliteConnection, name: &str) -> Result<NameVersion, StoreError> {
+    let row = sql("SELECT names.version, names.proven_at, domains.id, domains.tenant_id FROM names
+                   LEFT JOIN domains ON domains.id = names.owner_domain_id WHERE names.name = $1")
+    .bind(name)
+    .fetch_optional(conn)
+    .await?;
+    let Some(row) = row else { return Ok(NameVersion::default()) };
+    let domain_id: Option<String> = row.try_get("id")?;
+    let owner = match domain_id {
+        Some(domain_id) => {
+            Some(NameOwner { domain_id, tenant_id: row.try_get("tenant_id")?, proven_at: row.try_get("proven_at")? })
+        }
+        None => None,
+    };
+    Ok(NameVersion { version: row.try_get("version")?, owner })
+}
+
+async fn insert_domain_row(conn: &mut SqliteConnection, row: &DomainRow) -> Result<(), StoreError> {
+    sql("INSERT INTO domains (id, tenant_id, name, dkim_mode, ownership, ownership_token, token_issued_at, proven_at,
+                              signing, signing_reason, version, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
+    .bind(&row.id)
+    .bind(&row.tenant_id)
+    .bind(&row.name)
+    .bind(&row.dkim_mode)
+    .bind(&row.ownership)
+    .bind(&row.ownership_token)
+    .bind(row.token_issued_at)
+    .bind(row.proven_at)
+    .bind(&row.signing)
+    .bind(&row.signing_reason)
+    .bind(row.version)
+    .bind(row.created_at)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn insert_key_row(conn: &mut SqliteConnection, tenant: &str, row: &KeyRow) -> Result<(), StoreError> {
+    sql(
+        "INSERT INTO dkim_keys (id, tenant_id, domain_id, domain_name, selector, algorithm, custody, reference, sealed,
+                                public_key, state, published_p, published_read_at, published_tried_at, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+    )
+    .bind(&row.id)
+    .bind(tenant)
+    .bind(&row.domain_id)
+    .bind(&row.domain_name)
+    .bind(&row.selector)
+    .bind(&row.algorithm)
+    .bind(&row.custody)
+    .bind(&row.reference)
+    .bind(&row.sealed)
+    .bind(&row.public_key)
+    .bind(&row.state)
+    .bind(&row.published_p)
+    .bind(row.published_read_at)
+    .bind(row.published_tried_at)
+    .bind(row.created_at)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn insert_check(
+    conn: &mut SqliteConnection,
+    tenant: &str,
+    domain_id: &str,
+    row: &CheckRow,
+) -> Result<(), StoreError> {
+    sql("INSERT INTO checks (id, tenant_id, domain_id, verdict, checked_at, records) VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(&row.id)
+        .bind(tenant)
+        .bind(domain_id)
+        .bind(&row.verdict)
+        .bind(row.checked_at)
+        .bind(json_text(&row.records)?)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+fn domain(row: &SqliteRow) -> Result<DomainRow, StoreError> {
+    Ok(DomainRow {
+        id: row.try_get("id")?,
+        tenant_id: row.try_get("tenant_id")?,
+        name: row.try_get("name")?,
+        dkim_mode: row.try_get("dkim_mode")?,
+        ownership: row.try_get("ownership")?,
+        ownership_token: row.try_get("ownership_token")?,
+        token_issued_at: row.try_get("token_issued_at")?,
+        proven_at: row.try_get("proven_at")?,
+        signing: row.try_get("signing")?,
+        signing_reason: row.try_get("signing_reason")?,
+        version: row.try_get("version")?,
+        created_at: row.try_get("created_at")?,
+    })
+}
+
+pub(crate) fn key(row: &SqliteRow) -> Result<KeyRow, StoreError> {
+    Ok(KeyRow {
+        id: row.try_get("id")?,
+        tenant_id: row.try_get("tenant_id")?,
+        domain_id: row.try_get("domain_id")?,
+        domain_name: row.try_get("domain_name")?,
+        selector: row.try_get("selector")?,
+        algorithm: row.try_get("algorithm")?,
+        custody: row.try_get("custody")?,
+        reference: row.try_get("reference")?,
+        sealed: row.try_get("sealed")?,
+        public_key: row.try_get("public_key")?,
+        state: row.try_get("state")?,
+        published_p: row.try_get("published_p")?,
+        published_read_at: row.try_get("published_read_at")?,
+        published_tried_at: row.try_get("published_tried_at")?,
+        created_at: row.try_get("created_at")?,
+    })
+}
+
+fn check(row: &SqliteRow) -> Result<CheckRow, StoreError> {
+    Ok(CheckRow {
+        id: row.try_get("id")?,
+        domain_id: row.try_get("domain_id")?,
+        verdict: row.try_get("verdict")?,
+        checked_at: row.try_get("checked_at")?,
+        records: json(row, "records")?,
+    })
 }

@@ -1,5 +1,13 @@
 //! Idempotency-Key rows, kept for 7 days.
+use crate::db::sql;
 use crate::{Store, StoreError};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+/// How long an answer is kept, in ms.
+const KEPT: i64 = 7 * 24 * 60 * 60 * 1000;
+/// A request in flight for longer has no handler any more, in ms.
+const ABANDONED_AFTER: i64 = 5 * 60 * 1000;
 
 /// Scope of a key.
 #[derive(Debug, Clone)]
@@ -39,30 +47,151 @@ pub enum Begin {
 }
 
 impl Store {
-    /// Starts a request. In-flight rows of an earlier boot, or older than `in_flight_until`'s distance, count as never begun.
+    /// Starts a request. Rows in flight of an earlier boot or for more than 5 minutes, rows of requests that ended in a 5xx, and
+    /// rows older than 7 days count as never begun. Another body is a `Mismatch` also while the first is in flight.
     pub async fn begin_idempotent(
         &self,
-        _scope: &IdempotencyScope,
-        _body_hash: &[u8],
-        _now: i64,
+        scope: &IdempotencyScope,
+        body_hash: &[u8],
+        now: i64,
     ) -> Result<Begin, StoreError> {
-        todo!()
+        let (scope, body_hash) = (scope.clone(), body_hash.to_vec());
+        self.write(move |conn| {
+            Box::pin(async move {
+                if let Some(begin) = earlier(conn, &scope, &body_hash, now).await? {
+                    return Ok(begin);
+                }
+                sql("INSERT INTO idempotency (tenant_id, method, path, key, body_hash, state, created_at)
+                     VALUES ($1, $2, $3, $4, $5, 'in_flight', $6)
+                     ON CONFLICT (tenant_id, method, path, key) DO UPDATE SET body_hash = $5, state = 'in_flight',
+                     status = NULL, content_type = NULL, body = NULL, created_at = $6")
+                .bind(&scope.tenant_id)
+                .bind(&scope.method)
+                .bind(&scope.path)
+                .bind(&scope.key)
+                .bind(body_hash)
+                .bind(now)
+                .execute(conn)
+                .await?;
+                Ok(Begin::Started)
+            })
+        })
+        .await
     }
-    /// Freezes an answer that wrote nothing else (4xx).
+
+    /// Freezes an answer that wrote nothing else (4xx). An answer that is frozen already stays.
     pub async fn finish_idempotent(
         &self,
-        _scope: &IdempotencyScope,
-        _answer: &StoredAnswer,
-        _now: i64,
+        scope: &IdempotencyScope,
+        answer: &StoredAnswer,
+        now: i64,
     ) -> Result<(), StoreError> {
-        todo!()
+        let (scope, answer) = (scope.clone(), answer.clone());
+        self.write(move |conn| {
+            Box::pin(async move {
+                complete(conn, &scope, &answer, now).await?;
+                Ok(())
+            })
+        })
+        .await
     }
-    /// Forgets a request that ended in a 5xx.
-    pub async fn abandon_idempotent(&self, _scope: &IdempotencyScope) -> Result<(), StoreError> {
-        todo!()
+
+    /// Forgets a request that ended in a 5xx. An answer that is frozen already stays.
+    pub async fn abandon_idempotent(&self, scope: &IdempotencyScope) -> Result<(), StoreError> {
+        let scope = scope.clone();
+        self.write(move |conn| {
+            Box::pin(async move {
+                sql("UPDATE idempotency SET state = 'abandoned'
+                     WHERE tenant_id = $1 AND method = $2 AND path = $3 AND key = $4 AND state = 'in_flight'")
+                .bind(&scope.tenant_id)
+                .bind(&scope.method)
+                .bind(&scope.path)
+                .bind(&scope.key)
+                .execute(conn)
+                .await?;
+                Ok(())
+            })
+        })
+        .await
     }
-    /// Drops rows older than 7 days.
-    pub async fn expire_idempotent(&self, _now: i64) -> Result<u64, StoreError> {
-        todo!()
+
+    /// Drops rows older than 7 days; returns how many.
+    pub async fn expire_idempotent(&self, now: i64) -> Result<u64, StoreError> {
+        self.write(move |conn| {
+            Box::pin(async move {
+                let gone = sql("DELETE FROM idempotency WHERE created_at < $1").bind(now - KEPT).execute(conn).await?;
+                Ok(gone.rows_affected())
+            })
+        })
+        .await
     }
+}
+
+/// What an earlier request with this key means for this one; `None` if it counts as never begun.
+async fn earlier(
+    conn: &mut SqliteConnection,
+    scope: &IdempotencyScope,
+    body_hash: &[u8],
+    now: i64,
+) -> Result<Option<Begin>, StoreError> {
+    let row = sql("SELECT * FROM idempotency
+                   WHERE tenant_id = $1 AND method = $2 AND path = $3 AND key = $4 AND created_at >= $5")
+    .bind(&scope.tenant_id)
+    .bind(&scope.method)
+    .bind(&scope.path)
+    .bind(&scope.key)
+    .bind(now - KEPT)
+    .fetch_optional(conn)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let same_body = row.try_get::<&[u8], _>("body_hash")? == body_hash;
+    let age = now - row.try_get::<i64, _>("created_at")?;
+    match row.try_get("state")? {
+        "abandoned" => Ok(None),
+        "in_flight" if age > ABANDONED_AFTER => Ok(None),
+        "in_flight" if same_body => Ok(Some(Begin::InFlight)),
+        "done" if same_body => Ok(Some(Begin::Replay(answer(&row)?))),
+        "in_flight" | "done" => Ok(Some(Begin::Mismatch)),
+        _ => Err(StoreError::Damaged("an idempotency row has an unknown state".into())),
+    }
+}
+
+fn answer(row: &SqliteRow) -> Result<StoredAnswer, StoreError> {
+    let status: i64 = row.try_get("status")?;
+    let status = u16::try_from(status).map_err(|_| StoreError::Damaged("a stored answer has no HTTP status".into()))?;
+    Ok(StoredAnswer { status, content_type: row.try_get("content_type")?, body: row.try_get("body")? })
+}
+
+/// Completes the row with the answer; false if an answer is frozen already. A row that was never begun is made with an
+/// empty body hash, which equals no hash: a later request with the key is a `Mismatch`, never a second delivery.
+pub(crate) async fn complete(
+    conn: &mut SqliteConnection,
+    scope: &IdempotencyScope,
+    answer: &StoredAnswer,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let done =
+        sql("INSERT INTO idempotency (tenant_id, method, path, key, body_hash, state, status, content_type, body,
+                                             created_at)
+                    VALUES ($1, $2, $3, $4, $5, 'done', $6, $7, $8, $9)
+                    ON CONFLICT (tenant_id, method, path, key) DO UPDATE SET state = 'done', status = $6,
+                    content_type = $7, body = $8 WHERE idempotency.state <> 'done'")
+        .bind(&scope.tenant_id)
+        .bind(&scope.method)
+        .bind(&scope.path)
+        .bind(&scope.key)
+        .bind(Vec::<u8>::new())
+        .bind(i64::from(answer.status))
+        .bind(&answer.content_type)
+        .bind(&answer.body)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Requests that were in flight when the former process ended have no handler any more.
+pub(crate) async fn forget_in_flight(conn: &mut SqliteConnection) -> Result<(), StoreError> {
+    sql("DELETE FROM idempotency WHERE state <> 'done'").execute(conn).await?;
+    Ok(())
 }

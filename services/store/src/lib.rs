@@ -4,13 +4,18 @@
 //! and always come from the caller. Ids are UUIDv7 as 32 lower-case hex digits, without the prefixes shown outside.
 mod audit;
 mod db;
+mod domain_change;
 mod domains;
 mod events;
 mod idempotency;
 mod messages;
 mod meta;
 mod queue;
+mod release;
+mod sqlite;
+mod status;
 mod tenants;
+mod writer;
 
 pub use audit::AuditRow;
 pub use db::{Store, StoreError, StoreSettings};

@@ -1,5 +1,11 @@
 //! Messages, recipients and their octets.
+use crate::audit::insert_audit;
+use crate::db::{AFTER_EVERY_ID, json, json_text, page, page_probe, sql};
+use crate::events::insert_event;
 use crate::{AuditRow, EventRow, IdempotencyScope, Store, StoreError, StoredAnswer};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
+use std::collections::HashMap;
 
 /// A page; `next` is the id to give as `after`.
 #[derive(Debug, Clone)]
@@ -112,30 +118,202 @@ pub struct NewMessage {
 }
 
 impl Store {
-    /// One transaction; when this returns Ok it is durable.
-    pub async fn accept_message(&self, _new: &NewMessage) -> Result<(), StoreError> {
-        todo!()
+    /// One transaction; when this returns Ok it is durable. `Conflict` if the idempotency row has an answer already
+    /// (the request was in flight for so long that another one was let in): nothing is accepted twice.
+    pub async fn accept_message(&self, new: &NewMessage) -> Result<(), StoreError> {
+        let new = new.clone();
+        self.write(move |conn| Box::pin(async move { accept(conn, new).await })).await?;
+        self.wake_queue();
+        Ok(())
     }
+
     /// With recipients.
-    pub async fn message(
-        &self,
-        _tenant: &str,
-        _id: &str,
-    ) -> Result<Option<(MessageRow, Vec<RecipientRow>)>, StoreError> {
-        todo!()
+    pub async fn message(&self, tenant: &str, id: &str) -> Result<Option<(MessageRow, Vec<RecipientRow>)>, StoreError> {
+        let mut snapshot = self.readers().begin().await?;
+        let row = sql("SELECT * FROM messages WHERE tenant_id = $1 AND id = $2")
+            .bind(tenant)
+            .bind(id)
+            .fetch_optional(&mut *snapshot)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let rows = with_recipients(&mut snapshot, vec![message(&row)?]).await?;
+        Ok(rows.into_iter().next())
     }
+
     /// Newest first, with recipients; optional status filter.
     pub async fn messages(
         &self,
-        _tenant: &str,
-        _status: Option<&str>,
-        _after: Option<&str>,
-        _limit: u32,
+        tenant: &str,
+        status: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
     ) -> Result<Page<(MessageRow, Vec<RecipientRow>)>, StoreError> {
-        todo!()
+        let mut snapshot = self.readers().begin().await?;
+        let query = match status {
+            Some(_) => sql("SELECT * FROM messages WHERE tenant_id = $1 AND id < $2 AND status = $4
+                            ORDER BY id DESC LIMIT $3"),
+            None => sql("SELECT * FROM messages WHERE tenant_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3"),
+        };
+        let query = query.bind(tenant).bind(after.unwrap_or(AFTER_EVERY_ID)).bind(page_probe(limit));
+        let query = match status {
+            Some(status) => query.bind(status),
+            None => query,
+        };
+        let rows = query.fetch_all(&mut *snapshot).await?;
+        let rows = rows.iter().map(message).collect::<Result<Vec<_>, _>>()?;
+        let page = page(rows, limit, |row| &row.id);
+        Ok(Page { rows: with_recipients(&mut snapshot, page.rows).await?, next: page.next })
     }
+
     /// Octets.
-    pub async fn message_body(&self, _tenant: &str, _id: &str) -> Result<Option<MessageBody>, StoreError> {
-        todo!()
+    pub async fn message_body(&self, tenant: &str, id: &str) -> Result<Option<MessageBody>, StoreError> {
+        let row = sql("SELECT bodies.prefix, bodies.raw FROM bodies JOIN messages ON messages.id = bodies.message_id
+                       WHERE messages.tenant_id = $1 AND messages.id = $2")
+        .bind(tenant)
+        .bind(id)
+        .fetch_optional(self.readers())
+        .await?;
+        row.as_ref().map(message_body).transpose()
     }
+}
+
+async fn accept(conn: &mut SqliteConnection, new: NewMessage) -> Result<(), StoreError> {
+    let NewMessage { message, body, recipients, events, audit, idempotency } = new;
+    insert_message(conn, &message).await?;
+    sql("INSERT INTO bodies (message_id, prefix, raw) VALUES ($1, $2, $3)")
+        .bind(&message.id)
+        .bind(body.prefix)
+        .bind(body.raw)
+        .execute(&mut *conn)
+        .await?;
+    for recipient in &recipients {
+        insert_recipient(conn, &message.id, recipient).await?;
+    }
+    for event in &events {
+        insert_event(conn, event).await?;
+    }
+    if let Some(audit) = &audit {
+        insert_audit(conn, audit).await?;
+    }
+    if let Some((scope, answer)) = &idempotency
+        && !crate::idempotency::complete(conn, scope, answer, message.created_at).await?
+    {
+        return Err(StoreError::Conflict);
+    }
+    Ok(())
+}
+
+/// The domain must be the tenant's and not deleted: a message accepted against a domain that is deleted meanwhile would wait for ever.
+async fn insert_message(conn: &mut SqliteConnection, row: &MessageRow) -> Result<(), StoreError> {
+    let inserted =
+        sql("INSERT INTO messages (id, tenant_id, message_id, status, from_header, subject, size, domain_id,
+                               mail_from, signatures, tags, metadata, warnings, waiting_reason, release_at, expires_at,
+                               created_at)
+                        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17
+                        WHERE EXISTS (SELECT 1 FROM domains WHERE id = $8 AND tenant_id = $2 AND deleted_at IS NULL)")
+        .bind(&row.id)
+        .bind(&row.tenant_id)
+        .bind(&row.message_id)
+        .bind(&row.status)
+        .bind(&row.from)
+        .bind(&row.subject)
+        .bind(row.size)
+        .bind(&row.domain_id)
+        .bind(&row.mail_from)
+        .bind(json_text(&row.signatures)?)
+        .bind(json_text(&row.tags)?)
+        .bind(json_text(&row.metadata)?)
+        .bind(json_text(&row.warnings)?)
+        .bind(&row.waiting_reason)
+        .bind(row.release_at)
+        .bind(row.expires_at)
+        .bind(row.created_at)
+        .execute(conn)
+        .await?;
+    if inserted.rows_affected() == 0 { Err(StoreError::Stale) } else { Ok(()) }
+}
+
+async fn insert_recipient(conn: &mut SqliteConnection, message_id: &str, row: &RecipientRow) -> Result<(), StoreError> {
+    sql("INSERT INTO recipients (id, message_id, address, domain, status, attempts, uncertain, last_reply, next_attempt_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
+    .bind(&row.id)
+    .bind(message_id)
+    .bind(&row.address)
+    .bind(&row.domain)
+    .bind(&row.status)
+    .bind(row.attempts)
+    .bind(row.uncertain)
+    .bind(&row.last_reply)
+    .bind(row.next_attempt_at)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Recipients of messages that were found through their tenant, in the order of their ids.
+async fn with_recipients(
+    conn: &mut SqliteConnection,
+    messages: Vec<MessageRow>,
+) -> Result<Vec<(MessageRow, Vec<RecipientRow>)>, StoreError> {
+    if messages.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM recipients WHERE message_id IN (");
+    let mut list = query.separated(", ");
+    for message in &messages {
+        list.push_bind(&message.id);
+    }
+    query.push(") ORDER BY id");
+    let mut of_message: HashMap<String, Vec<RecipientRow>> = HashMap::new();
+    for row in query.build().fetch_all(conn).await? {
+        let row = recipient(&row)?;
+        of_message.entry(row.message_id.clone()).or_default().push(row);
+    }
+    Ok(messages
+        .into_iter()
+        .map(|message| {
+            let recipients = of_message.remove(&message.id).unwrap_or_default();
+            (message, recipients)
+        })
+        .collect())
+}
+
+pub(crate) fn message(row: &SqliteRow) -> Result<MessageRow, StoreError> {
+    Ok(MessageRow {
+        id: row.try_get("id")?,
+        tenant_id: row.try_get("tenant_id")?,
+        message_id: row.try_get("message_id")?,
+        status: row.try_get("status")?,
+        from: row.try_get("from_header")?,
+        subject: row.try_get("subject")?,
+        size: row.try_get("size")?,
+        domain_id: row.try_get("domain_id")?,
+        mail_from: row.try_get("mail_from")?,
+        signatures: json(row, "signatures")?,
+        tags: json(row, "tags")?,
+        metadata: json(row, "metadata")?,
+        warnings: json(row, "warnings")?,
+        waiting_reason: row.try_get("waiting_reason")?,
+        release_at: row.try_get("release_at")?,
+        expires_at: row.try_get("expires_at")?,
+        created_at: row.try_get("created_at")?,
+    })
+}
+
+pub(crate) fn message_body(row: &SqliteRow) -> Result<MessageBody, StoreError> {
+    Ok(MessageBody { prefix: row.try_get("prefix")?, raw: row.try_get("raw")? })
+}
+
+fn recipient(row: &SqliteRow) -> Result<RecipientRow, StoreError> {
+    Ok(RecipientRow {
+        id: row.try_get("id")?,
+        message_id: row.try_get("message_id")?,
+        address: row.try_get("address")?,
+        domain: row.try_get("domain")?,
+        status: row.try_get("status")?,
+        attempts: row.try_get("attempts")?,
+        uncertain: row.try_get("uncertain")?,
+        last_reply: row.try_get("last_reply")?,
+        next_attempt_at: row.try_get("next_attempt_at")?,
+    })
 }

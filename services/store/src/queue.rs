@@ -1,5 +1,17 @@
-//! The send queue: claims under a fence, outcomes, release of messages that wait.
-use crate::{EventRow, MessageBody, MessageRow, SignatureRow, Store, StoreError};
+//! The send queue: leases, claims under a fence, outcomes. `release` has the messages that wait as a whole.
+//!
+//! At most one task has a message at a time: while one of its recipients is `sending`, the others are not claimed.
+use crate::db::{json_text, sql};
+use crate::events::insert_event;
+use crate::messages::{message, message_body};
+use crate::status::{self, Phase, Status};
+use crate::{EventRow, KeyRow, MessageBody, MessageRow, SignatureRow, Store, StoreError};
+use futures_util::TryStreamExt;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+/// How long a worker's lease lives without a heartbeat, in ms.
+const LEASE: i64 = 20_000;
 
 /// Worker id and epoch; an outcome under an older fence is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,80 +97,361 @@ pub struct ReleaseChange {
 
 impl Store {
     /// Registers this process as a worker and returns its fence. Lease and heartbeat: 20 s and 5 s.
-    pub async fn start_worker(&self, _worker_id: &str, _now: i64) -> Result<Fence, StoreError> {
-        todo!()
+    /// What an earlier worker of that id had claimed is given back.
+    pub async fn start_worker(&self, worker_id: &str, now: i64) -> Result<Fence, StoreError> {
+        let worker_id = worker_id.to_owned();
+        let fence = self.write(move |conn| {
+            Box::pin(async move {
+                void_lease(conn, &worker_id).await?;
+                let row = sql("INSERT INTO workers (id, epoch, lease_until) VALUES ($1, 1, $2)
+                               ON CONFLICT (id) DO UPDATE SET epoch = workers.epoch + 1, lease_until = $2
+                               RETURNING epoch")
+                .bind(&worker_id)
+                .bind(now + LEASE)
+                .fetch_one(conn)
+                .await?;
+                Ok(Fence { worker_id, epoch: row.try_get("epoch")? })
+            })
+        });
+        let fence = fence.await?;
+        self.wake_queue();
+        Ok(fence)
     }
+
     /// Prolongs the lease; `Stale` if it was lost.
-    pub async fn heartbeat(&self, _fence: &Fence, _now: i64) -> Result<(), StoreError> {
-        todo!()
+    pub async fn heartbeat(&self, fence: &Fence, now: i64) -> Result<(), StoreError> {
+        let fence = fence.clone();
+        self.write(move |conn| Box::pin(async move { prolong(conn, &fence, now).await })).await
     }
+
     /// Claims due recipients (`queued` or `deferred`, `next_attempt_at` <= now) of at most `limit` messages, oldest due first, all due recipients of a message together.
-    pub async fn claim_deliveries(&self, _fence: &Fence, _now: i64, _limit: u32) -> Result<Vec<Delivery>, StoreError> {
-        todo!()
+    /// Also a heartbeat; `Stale` if the lease was lost. What workers without a heartbeat had claimed becomes due again.
+    pub async fn claim_deliveries(&self, fence: &Fence, now: i64, limit: u32) -> Result<Vec<Delivery>, StoreError> {
+        let fence = fence.clone();
+        self.write(move |conn| {
+            Box::pin(async move {
+                prolong(conn, &fence, now).await?;
+                void_expired_leases(conn, now).await?;
+                let mut deliveries = Vec::new();
+                for message_id in due_messages(conn, now, limit).await? {
+                    deliveries.push(claim(conn, &fence, &message_id, now).await?);
+                }
+                Ok(deliveries)
+            })
+        })
+        .await
     }
+
     /// Octets of a claimed message.
-    pub async fn delivery_body(&self, _message_id: &str) -> Result<Option<MessageBody>, StoreError> {
-        todo!()
+    pub async fn delivery_body(&self, message_id: &str) -> Result<Option<MessageBody>, StoreError> {
+        let row = sql("SELECT prefix, raw FROM bodies WHERE message_id = $1")
+            .bind(message_id)
+            .fetch_optional(self.readers())
+            .await?;
+        row.as_ref().map(message_body).transpose()
     }
+
     /// Keys of a claimed message's domain (system read).
-    pub async fn delivery_keys(&self, _domain_id: &str) -> Result<Vec<crate::KeyRow>, StoreError> {
-        todo!()
+    pub async fn delivery_keys(&self, domain_id: &str) -> Result<Vec<KeyRow>, StoreError> {
+        let rows = sql("SELECT * FROM dkim_keys WHERE domain_id = $1 ORDER BY id")
+            .bind(domain_id)
+            .fetch_all(self.readers())
+            .await?;
+        rows.iter().map(crate::domains::key).collect()
     }
+
     /// Commits outcomes and their events, and recomputes the message's status. `Stale` if the fence was lost: nothing is written.
+    /// An outcome for a recipient that is not claimed under the fence any more is left out with its event.
     pub async fn settle(
         &self,
-        _fence: &Fence,
-        _message_id: &str,
-        _outcomes: &[Outcome],
-        _now: i64,
+        fence: &Fence,
+        message_id: &str,
+        outcomes: &[Outcome],
+        now: i64,
     ) -> Result<(), StoreError> {
-        todo!()
+        if outcomes.is_empty() {
+            return Ok(());
+        }
+        let (fence, message_id, outcomes) = (fence.clone(), message_id.to_owned(), outcomes.to_vec());
+        self.write(move |conn| Box::pin(async move { settle(conn, &fence, &message_id, outcomes, now).await })).await?;
+        self.wake_queue();
+        Ok(())
     }
-    /// Replaces the signature of a claimed message (key revoked or retired meanwhile).
+
+    /// Replaces the signature of a claimed message (key revoked or retired meanwhile). `Stale` if the fence was lost.
     pub async fn resign(
         &self,
-        _fence: &Fence,
-        _message_id: &str,
-        _prefix: &[u8],
-        _signatures: &[SignatureRow],
-        _size: i64,
+        fence: &Fence,
+        message_id: &str,
+        prefix: &[u8],
+        signatures: &[SignatureRow],
+        size: i64,
     ) -> Result<(), StoreError> {
-        todo!()
+        let (fence, message_id, prefix) = (fence.clone(), message_id.to_owned(), prefix.to_vec());
+        let signatures = json_text(&signatures)?;
+        self.write(move |conn| {
+            Box::pin(async move {
+                assert_claimed(conn, &fence, &message_id).await?;
+                sql("UPDATE bodies SET prefix = $2 WHERE message_id = $1")
+                    .bind(&message_id)
+                    .bind(prefix)
+                    .execute(&mut *conn)
+                    .await?;
+                sql("UPDATE messages SET signatures = $2, size = $3 WHERE id = $1")
+                    .bind(&message_id)
+                    .bind(signatures)
+                    .bind(size)
+                    .execute(conn)
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
     }
-    /// Puts a claimed message back to waiting (`held` or `awaiting_signature`), unattempted.
-    pub async fn hold(
-        &self,
-        _fence: &Fence,
-        _message_id: &str,
-        _change: &ReleaseChange,
-        _now: i64,
-    ) -> Result<(), StoreError> {
-        todo!()
-    }
-    /// Messages whose release is due, with octets, claimed under the fence so that no other process releases them too.
-    pub async fn claim_waiting(&self, _fence: &Fence, _now: i64, _limit: u32) -> Result<Vec<Waiting>, StoreError> {
-        todo!()
-    }
-    /// Ends a release attempt.
-    pub async fn release(
-        &self,
-        _fence: &Fence,
-        _message_id: &str,
-        _change: &ReleaseChange,
-        _now: i64,
-    ) -> Result<(), StoreError> {
-        todo!()
-    }
-    /// Makes waiting messages of a domain due at once (its key or record became good).
-    pub async fn hurry_waiting(&self, _tenant: &str, _domain_id: &str, _now: i64) -> Result<(), StoreError> {
-        todo!()
-    }
-    /// Time of the next due recipient or release.
+
+    /// Time of the next due recipient or release; what a worker has now is not counted.
     pub async fn next_due(&self) -> Result<Option<i64>, StoreError> {
-        todo!()
+        let mut snapshot = self.readers().begin().await?;
+        let attempt = sql("SELECT next_attempt_at AS due FROM recipients WHERE status IN ('queued', 'deferred')
+                           AND NOT EXISTS (SELECT 1 FROM recipients AS other
+                                           WHERE other.message_id = recipients.message_id AND other.status = 'sending')
+                           ORDER BY next_attempt_at LIMIT 1")
+        .fetch_optional(&mut *snapshot)
+        .await?;
+        let release = sql("SELECT release_at AS due FROM messages
+                           WHERE status IN ('scheduled', 'awaiting_signature', 'held')
+                           AND release_at IS NOT NULL AND worker_id IS NULL ORDER BY release_at LIMIT 1")
+        .fetch_optional(&mut *snapshot)
+        .await?;
+        let mut next: Option<i64> = None;
+        for row in [attempt, release].into_iter().flatten() {
+            let due: i64 = row.try_get("due")?;
+            next = Some(next.map_or(due, |other| other.min(due)));
+        }
+        Ok(next)
     }
-    /// Woken (coalesced) whenever something may have become due in this process.
-    pub fn queue_notify(&self) -> std::sync::Arc<tokio::sync::Notify> {
-        todo!()
+}
+
+/// Prolongs a lease that is not void. One that ran out but was not taken is prolonged as well: nobody else acted on it.
+pub(crate) async fn prolong(conn: &mut SqliteConnection, fence: &Fence, now: i64) -> Result<(), StoreError> {
+    let prolonged = sql("UPDATE workers SET lease_until = $3 WHERE id = $1 AND epoch = $2 AND lease_until IS NOT NULL")
+        .bind(&fence.worker_id)
+        .bind(fence.epoch)
+        .bind(now + LEASE)
+        .execute(conn)
+        .await?;
+    if prolonged.rows_affected() == 0 { Err(StoreError::Stale) } else { Ok(()) }
+}
+
+/// At an exclusive open: no worker of an earlier boot is alive.
+pub(crate) async fn void_all_leases(conn: &mut SqliteConnection) -> Result<(), StoreError> {
+    let workers = sql("SELECT id FROM workers WHERE lease_until IS NOT NULL").fetch_all(&mut *conn).await?;
+    for row in workers {
+        void_lease(conn, row.try_get("id")?).await?;
     }
+    Ok(())
+}
+
+/// Leases that ran out are void.
+pub(crate) async fn void_expired_leases(conn: &mut SqliteConnection, now: i64) -> Result<(), StoreError> {
+    let workers = sql("SELECT id FROM workers WHERE lease_until < $1").bind(now).fetch_all(&mut *conn).await?;
+    for row in workers {
+        let worker_id: &str = row.try_get("id")?;
+        tracing::warn!(worker_id, "a worker lost its lease; what it had claimed is given back");
+        void_lease(conn, worker_id).await?;
+    }
+    Ok(())
+}
+
+/// Gives back what a worker has claimed. Whether its attempts reached the other side is not known. They are due at once,
+/// since a claim leaves `next_attempt_at` in place.
+async fn void_lease(conn: &mut SqliteConnection, worker_id: &str) -> Result<(), StoreError> {
+    let messages = sql("SELECT DISTINCT message_id FROM recipients WHERE worker_id = $1")
+        .bind(worker_id)
+        .fetch_all(&mut *conn)
+        .await?;
+    sql("UPDATE recipients SET status = CASE WHEN attempts > 0 THEN 'deferred' ELSE 'queued' END, uncertain = TRUE,
+                worker_id = NULL, epoch = NULL WHERE worker_id = $1")
+    .bind(worker_id)
+    .execute(&mut *conn)
+    .await?;
+    for row in messages {
+        refresh_status(conn, row.try_get("message_id")?).await?;
+    }
+    sql("UPDATE messages SET worker_id = NULL, epoch = NULL WHERE worker_id = $1")
+        .bind(worker_id)
+        .execute(&mut *conn)
+        .await?;
+    sql("UPDATE workers SET lease_until = NULL WHERE id = $1").bind(worker_id).execute(conn).await?;
+    Ok(())
+}
+
+/// Up to `limit` messages with due recipients and none in the hands of a worker, oldest due first.
+async fn due_messages(conn: &mut SqliteConnection, now: i64, limit: u32) -> Result<Vec<String>, StoreError> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut messages: Vec<String> = Vec::new();
+    // A stream along the index that is left once there is enough: a long queue costs nothing.
+    let mut rows = sql("SELECT message_id FROM recipients
+                        WHERE status IN ('queued', 'deferred') AND next_attempt_at <= $1
+                        AND NOT EXISTS (SELECT 1 FROM recipients AS other
+                                        WHERE other.message_id = recipients.message_id AND other.status = 'sending')
+                        ORDER BY next_attempt_at, id")
+    .bind(now)
+    .fetch(conn);
+    while messages.len() < limit
+        && let Some(row) = rows.try_next().await?
+    {
+        let message_id: String = row.try_get("message_id")?;
+        if !messages.contains(&message_id) {
+            messages.push(message_id);
+        }
+    }
+    Ok(messages)
+}
+
+async fn claim(conn: &mut SqliteConnection, fence: &Fence, message_id: &str, now: i64) -> Result<Delivery, StoreError> {
+    let rows = sql("UPDATE recipients SET status = 'sending', worker_id = $2, epoch = $3
+                    WHERE message_id = $1 AND status IN ('queued', 'deferred') AND next_attempt_at <= $4
+                    RETURNING id, address, domain, attempts, uncertain")
+    .bind(message_id)
+    .bind(&fence.worker_id)
+    .bind(fence.epoch)
+    .bind(now)
+    .fetch_all(&mut *conn)
+    .await?;
+    let mut recipients = rows.iter().map(claimed).collect::<Result<Vec<_>, _>>()?;
+    // RETURNING promises no order.
+    recipients.sort_by(|a, b| a.id.cmp(&b.id));
+    refresh_status(conn, message_id).await?;
+    let row = sql("SELECT * FROM messages WHERE id = $1").bind(message_id).fetch_one(conn).await?;
+    Ok(Delivery { message: message(&row)?, recipients })
+}
+
+fn claimed(row: &SqliteRow) -> Result<ClaimedRecipient, StoreError> {
+    Ok(ClaimedRecipient {
+        id: row.try_get("id")?,
+        address: row.try_get("address")?,
+        domain: row.try_get("domain")?,
+        attempts: row.try_get("attempts")?,
+        uncertain: row.try_get("uncertain")?,
+    })
+}
+
+async fn settle(
+    conn: &mut SqliteConnection,
+    fence: &Fence,
+    message_id: &str,
+    outcomes: Vec<Outcome>,
+    now: i64,
+) -> Result<(), StoreError> {
+    let deleted = domain_is_deleted(conn, message_id).await?;
+    let mut written = false;
+    for mut outcome in outcomes {
+        if deleted {
+            cancel_if_it_would_wait(&mut outcome)?;
+        }
+        if settle_one(conn, fence, message_id, &outcome, now).await? {
+            written = true;
+            if let Some(event) = &outcome.event {
+                insert_event(conn, event).await?;
+            }
+        }
+    }
+    if !written {
+        return Err(StoreError::Stale);
+    }
+    refresh_status(conn, message_id).await
+}
+
+/// The domain was deleted while this recipient was being sent to: nothing goes out for it any more. Without an event in
+/// hand (the recipient is given back unattempted) the next attempt finds the keys revoked and ends here or in `hold`.
+fn cancel_if_it_would_wait(outcome: &mut Outcome) -> Result<(), StoreError> {
+    match Status::parse(&outcome.status)?.phase() {
+        Phase::ToSend | Phase::ToRelease => {
+            if let Some(event) = &mut outcome.event {
+                cancelled_with_its_domain(event);
+                outcome.status = Status::Cancelled.as_str().into();
+            }
+        }
+        Phase::Sending | Phase::Ended => {}
+    }
+    Ok(())
+}
+
+/// Turns an event that tells of waiting into one of the end.
+pub(crate) fn cancelled_with_its_domain(event: &mut EventRow) {
+    event.kind = "message.cancelled".into();
+    event.details = serde_json::json!({ "reason": "domain_deleted" });
+}
+
+/// False if the recipient is not claimed under the fence.
+async fn settle_one(
+    conn: &mut SqliteConnection,
+    fence: &Fence,
+    message_id: &str,
+    outcome: &Outcome,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let next_attempt_at = match Status::parse(&outcome.status)?.phase() {
+        // One without a time is due at once, never never.
+        Phase::ToSend => Some(outcome.next_attempt_at.unwrap_or(now)),
+        Phase::Ended => None,
+        Phase::ToRelease | Phase::Sending => {
+            return Err(StoreError::Damaged("an attempt cannot end in that status".into()));
+        }
+    };
+    let updated = sql("UPDATE recipients SET status = $5, attempts = attempts + $6, uncertain = $7,
+                              last_reply = COALESCE($8, last_reply), next_attempt_at = $9, worker_id = NULL, epoch = NULL
+                       WHERE message_id = $1 AND id = $2 AND status = 'sending' AND worker_id = $3 AND epoch = $4")
+    .bind(message_id)
+    .bind(&outcome.recipient_id)
+    .bind(&fence.worker_id)
+    .bind(fence.epoch)
+    .bind(&outcome.status)
+    .bind(i64::from(outcome.attempted))
+    .bind(outcome.uncertain)
+    .bind(&outcome.last_reply)
+    .bind(next_attempt_at)
+    .execute(conn)
+    .await?;
+    Ok(updated.rows_affected() > 0)
+}
+
+/// `Stale` unless a recipient of the message is being sent to under the fence.
+pub(crate) async fn assert_claimed(
+    conn: &mut SqliteConnection,
+    fence: &Fence,
+    message_id: &str,
+) -> Result<(), StoreError> {
+    let row = sql("SELECT 1 FROM recipients WHERE message_id = $1 AND worker_id = $2 AND epoch = $3 LIMIT 1")
+        .bind(message_id)
+        .bind(&fence.worker_id)
+        .bind(fence.epoch)
+        .fetch_optional(conn)
+        .await?;
+    row.map(|_| ()).ok_or(StoreError::Stale)
+}
+
+pub(crate) async fn domain_is_deleted(conn: &mut SqliteConnection, message_id: &str) -> Result<bool, StoreError> {
+    let row = sql("SELECT domains.deleted_at FROM messages JOIN domains ON domains.id = messages.domain_id
+                   WHERE messages.id = $1")
+    .bind(message_id)
+    .fetch_optional(conn)
+    .await?
+    .ok_or(StoreError::Stale)?;
+    Ok(row.try_get::<Option<i64>, _>("deleted_at")?.is_some())
+}
+
+/// Gives the message the status that follows from its recipients.
+pub(crate) async fn refresh_status(conn: &mut SqliteConnection, message_id: &str) -> Result<(), StoreError> {
+    let rows = sql("SELECT DISTINCT status FROM recipients WHERE message_id = $1")
+        .bind(message_id)
+        .fetch_all(&mut *conn)
+        .await?;
+    let recipients =
+        rows.iter().map(|row| Status::parse(row.try_get("status")?)).collect::<Result<Vec<_>, StoreError>>()?;
+    if let Some(status) = status::of_message(&recipients) {
+        sql("UPDATE messages SET status = $2 WHERE id = $1").bind(message_id).bind(status).execute(conn).await?;
+    }
+    Ok(())
 }

@@ -36,7 +36,7 @@ impl Receiver {
         Self::start_with(&[])
     }
 
-    /// With flags of smtp_sink.py: `--no-tls`, `--require-tls`.
+    /// With flags of smtp_sink.py: `--no-tls`, `--require-tls`, `--on-127.0.0.2`.
     pub fn start_with(flags: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("signpost-receiver-").tempdir().unwrap();
         let certified = rcgen::generate_simple_self_signed(vec!["mx.receiver.test".to_owned()]).unwrap();

@@ -1,4 +1,6 @@
 //! The house rules that a compiler does not know: who imports whom, who reads the environment, what is explained.
+#![cfg(test)]
+
 use serde_json::Value;
 use signpost_it::{cargo_metadata, cargo_tree, repository};
 use std::collections::{BTreeMap, BTreeSet};

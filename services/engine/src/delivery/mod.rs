@@ -1,8 +1,23 @@
 //! Delivery over SMTP: routes, sessions, retry, worker.
+mod backoff;
+pub mod carrier;
+#[cfg(test)]
+mod dialogues;
+mod envelope;
 pub mod mx;
+mod outcome;
+pub mod payload;
+pub mod reply;
 pub mod retry;
+#[cfg(test)]
+mod roundtrips;
 pub mod session;
+pub mod tls;
+mod transaction;
+mod wire;
 pub mod worker;
+
+pub use wire::{Io, Trouble};
 
 use std::net::SocketAddr;
 

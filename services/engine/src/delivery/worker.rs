@@ -1,1 +1,503 @@
-//! worker
+//! The worker: claims under a lease, delivers, commits each outcome with its event, drains at the shutdown.
+use super::backoff::HostBackoff;
+use super::carrier::{Carrier, Report, Route};
+use super::envelope::{Group, Plan, plan};
+use super::mx::{Routing, Unroutable, relay_targets};
+use super::outcome::Settling;
+use super::payload::Payload;
+use super::reply::{EnhancedCode, Reply};
+use super::session::{RecipientResult, Transaction};
+use super::tls::{ClientTls, Security};
+use super::wire::Trouble;
+use super::{Relay, RelayTls};
+use crate::messages::signing::Readiness;
+use crate::{Engine, ids};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use signpost_store::{ClaimedRecipient, Delivery, Fence, MessageBody, Outcome, ReleaseChange, StoreError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// DESIGN "Leases": heartbeat 5 s, lease 20 s. The lease is given up somewhat before others may take it.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+const LEASE_TRUSTED: Duration = Duration::from_secs(15);
+/// Longest sleep between two looks at the queue.
+const POLL: Duration = Duration::from_secs(1);
+/// Shortest one, so that a row that is due but not ours to claim makes no busy loop.
+const LEAST_POLL: Duration = Duration::from_millis(50);
+const RELEASE_EVERY: Duration = Duration::from_millis(100);
+/// SIGTERM: what is in flight may end, for this long.
+const DRAIN: Duration = Duration::from_secs(30);
+/// The last try is at `expires_at`; a claim that comes later than this behind it is no try any more.
+const EXPIRY_GRACE_MS: i64 = 10 * 60_000;
+/// An attempt that could not begin (database, signing) is repeated after this.
+const NOT_BEGUN_MS: i64 = 60_000;
+/// RFC 5321 6.3: at least 100 Received fields before a loop is assumed.
+const MAX_HOPS: usize = 100;
+
+/// Runs until `shutdown`, and then until what is in flight has ended or was given back (30 s).
+pub async fn run(engine: Engine, shutdown: CancellationToken) {
+    let verify = engine.inner.settings.delivery.relay.as_ref().is_some_and(requires_tls);
+    let tls = match ClientTls::new(verify).or_else(|cause| {
+        tracing::error!(%cause, "cannot read the system's trust store: mail to the relay waits, as its TLS cannot be verified");
+        ClientTls::new(false)
+    }) {
+        Ok(tls) => tls,
+        Err(cause) => {
+            tracing::error!(%cause, "TLS cannot be set up: no mail is delivered");
+            return;
+        }
+    };
+    let backoff = Arc::new(HostBackoff::default());
+    while !shutdown.is_cancelled() {
+        let Some(fence) = begin(&engine, &shutdown).await else { return };
+        let lost = CancellationToken::new();
+        let worker = Worker::new(engine.clone(), fence, lost, tls.clone(), Arc::clone(&backoff));
+        worker.work(&shutdown).await;
+    }
+}
+
+fn requires_tls(relay: &Relay) -> bool {
+    match relay.tls {
+        RelayTls::Opportunistic => false,
+        RelayTls::StartTls | RelayTls::Implicit => true,
+    }
+}
+
+/// A new lease; tries until there is one. `None` at the shutdown.
+async fn begin(engine: &Engine, shutdown: &CancellationToken) -> Option<Fence> {
+    let inner = &engine.inner;
+    loop {
+        let id = ids::fresh(inner.clock.as_ref(), inner.random.as_ref());
+        match inner.store.start_worker(&id, inner.clock.now_ms()).await {
+            Ok(fence) => return Some(fence),
+            Err(cause) => tracing::warn!(%cause, "cannot take a worker lease, trying again"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return None,
+            () = sleep(POLL) => {}
+        }
+    }
+}
+
+/// One lease's work. Cheap to clone.
+#[derive(Clone)]
+struct Worker {
+    engine: Engine,
+    fence: Fence,
+    /// The lease is lost: nothing may be written any more.
+    lost: CancellationToken,
+    carrier: Carrier,
+    tasks: TaskTracker,
+    room: Arc<Semaphore>,
+}
+
+impl Worker {
+    fn new(engine: Engine, fence: Fence, lost: CancellationToken, tls: ClientTls, backoff: Arc<HostBackoff>) -> Self {
+        let inner = &engine.inner;
+        let carrier = Carrier {
+            helo: inner.settings.hostname.clone(),
+            tls,
+            abort: lost.child_token(),
+            backoff,
+            clock: Arc::clone(&inner.clock),
+            random: Arc::clone(&inner.random),
+        };
+        let room = Arc::new(Semaphore::new(inner.settings.delivery.in_flight.max(1)));
+        Self { engine, fence, lost, carrier, tasks: TaskTracker::new(), room }
+    }
+
+    async fn work(self, shutdown: &CancellationToken) {
+        let ended = CancellationToken::new();
+        let heartbeat = tokio::spawn(self.clone().heartbeat(ended.clone()));
+        self.dispatch(shutdown).await;
+        self.tasks.close();
+        if !self.lost.is_cancelled() && timeout(DRAIN, self.tasks.wait()).await.is_err() {
+            tracing::warn!("deliveries still in flight after 30 s are broken off and given back");
+        }
+        self.carrier.abort.cancel();
+        self.tasks.wait().await;
+        ended.cancel();
+        if let Err(cause) = heartbeat.await {
+            tracing::error!(%cause, "the heartbeat ended badly");
+        }
+    }
+
+    /// Prolongs the lease until the work has ended; gives it up when others may believe it lost.
+    async fn heartbeat(self, ended: CancellationToken) {
+        let mut confirmed = Instant::now();
+        loop {
+            tokio::select! {
+                () = ended.cancelled() => return,
+                () = sleep(HEARTBEAT) => {}
+            }
+            let inner = &self.engine.inner;
+            let beat = timeout(HEARTBEAT, inner.store.heartbeat(&self.fence, inner.clock.now_ms())).await;
+            match beat {
+                Ok(Ok(())) => confirmed = Instant::now(),
+                Ok(Err(StoreError::Stale)) => {
+                    tracing::warn!("the worker lease was lost, starting anew");
+                    self.lost.cancel();
+                    return;
+                }
+                Ok(Err(cause)) => tracing::warn!(%cause, "heartbeat not written"),
+                Err(_) => tracing::warn!("heartbeat not written in time"),
+            }
+            if confirmed.elapsed() >= LEASE_TRUSTED {
+                tracing::warn!("the worker lease could not be prolonged, starting anew");
+                self.lost.cancel();
+                return;
+            }
+        }
+    }
+
+    /// Claims and releases until the shutdown or the loss of the lease.
+    async fn dispatch(&self, shutdown: &CancellationToken) {
+        let notify = self.engine.inner.store.queue_notify();
+        let mut releasing = None;
+        let (mut claimed, mut released) = (None::<Instant>, None::<Instant>);
+        loop {
+            // A claim writes; so it is made only where something is due, and now and then for the leases of dead workers.
+            let until_due = self.until_due().await;
+            let due = until_due.is_zero();
+            let mut more = false;
+            if due || claimed.is_none_or(|at| at.elapsed() >= HEARTBEAT) {
+                claimed = Some(Instant::now());
+                more = self.claim().await;
+            }
+            let idle = releasing.as_ref().is_none_or(tokio::task::JoinHandle::is_finished);
+            if due && idle && released.is_none_or(|at| at.elapsed() >= RELEASE_EVERY) {
+                released = Some(Instant::now());
+                releasing = Some(self.tasks.spawn(self.clone().release()));
+            }
+            let full = self.room.available_permits() == 0;
+            let pause = if more { Duration::ZERO } else { until_due.clamp(LEAST_POLL, POLL) };
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = self.lost.cancelled() => return,
+                _permit = self.room.acquire(), if full => {}
+                () = notify.notified(), if !full && !more => {}
+                () = sleep(pause), if !full => {}
+            }
+        }
+    }
+
+    /// True if there may be more that is due.
+    async fn claim(&self) -> bool {
+        let inner = &self.engine.inner;
+        let free = u32::try_from(self.room.available_permits()).unwrap_or(u32::MAX);
+        if free == 0 {
+            return true;
+        }
+        let claimed = match inner.store.claim_deliveries(&self.fence, inner.clock.now_ms(), free).await {
+            Ok(claimed) => claimed,
+            Err(StoreError::Stale) => {
+                self.lost.cancel();
+                return false;
+            }
+            Err(cause) => {
+                tracing::warn!(%cause, "cannot claim deliveries");
+                return false;
+            }
+        };
+        let more = u32::try_from(claimed.len()).is_ok_and(|count| count >= free);
+        for delivery in claimed {
+            // There is room for each: nobody else takes permits while this runs.
+            let permit = Arc::clone(&self.room).try_acquire_owned().ok();
+            let worker = self.clone();
+            self.tasks.spawn(async move {
+                worker.deliver(delivery).await;
+                drop(permit);
+            });
+        }
+        more
+    }
+
+    /// Zero if something is due now.
+    async fn until_due(&self) -> Duration {
+        let inner = &self.engine.inner;
+        match inner.store.next_due().await {
+            Ok(Some(due)) => {
+                let millis = u64::try_from(due.saturating_sub(inner.clock.now_ms())).unwrap_or(0);
+                Duration::from_millis(millis)
+            }
+            Ok(None) => POLL,
+            Err(cause) => {
+                tracing::warn!(%cause, "cannot read the queue");
+                POLL
+            }
+        }
+    }
+
+    async fn release(self) {
+        let released = tokio::select! {
+            () = self.carrier.abort.cancelled() => return,
+            released = self.engine.release_waiting(&self.fence) => released,
+        };
+        match released {
+            Ok(0) => {}
+            Ok(moved) => tracing::debug!(moved, "waiting messages looked at"),
+            Err(cause) => tracing::warn!(%cause, "cannot release waiting messages"),
+        }
+    }
+
+    /// One claimed message, from the claim to its settled outcomes.
+    async fn deliver(&self, delivery: Delivery) {
+        let now = self.engine.inner.clock.now_ms();
+        if now > delivery.message.expires_at.saturating_add(EXPIRY_GRACE_MS) {
+            return self.settle_all(&delivery, |settling, recipient| settling.expired(recipient)).await;
+        }
+        let body = tokio::select! {
+            body = self.ready_body(&delivery) => body,
+            // Custody may be slow to answer; what it says then comes too late.
+            () = self.carrier.abort.cancelled() => {
+                return self.settle_all(&delivery, |settling, recipient| settling.give_back(recipient, now)).await;
+            }
+        };
+        let Some(body) = body else { return };
+        let payload = match checked(body) {
+            Ok(payload) => payload,
+            Err(reply) => return self.reject_all(&delivery, &reply).await,
+        };
+        let settings = &self.engine.inner.settings;
+        match plan(&delivery, settings.delivery.relay.is_some(), settings.service_domain.as_ref()) {
+            Ok(plan) => self.carry_out(&delivery, &payload, plan).await,
+            Err(cause) => {
+                tracing::error!(message = %delivery.message.id, %cause, "no envelope sender");
+                self.not_begun(&delivery).await;
+            }
+        }
+    }
+
+    /// The octets to send, signed by keys that are still good; `None` if nothing is sent now (that is settled then).
+    async fn ready_body(&self, delivery: &Delivery) -> Option<MessageBody> {
+        let id = &delivery.message.id;
+        let mut body = match self.engine.inner.store.delivery_body(id).await {
+            Ok(Some(body)) => body,
+            Ok(None) => {
+                tracing::error!(message = %id, "a claimed message has no body");
+                self.not_begun(delivery).await;
+                return None;
+            }
+            Err(cause) => {
+                tracing::warn!(message = %id, %cause, "cannot read a message");
+                self.not_begun(delivery).await;
+                return None;
+            }
+        };
+        match self.engine.ready_to_send(delivery, &body).await {
+            Ok(Readiness::Good) => Some(body),
+            Ok(Readiness::Resigned { prefix, signatures }) => {
+                let size = i64::try_from(prefix.len() + body.raw.len()).unwrap_or(i64::MAX);
+                match self.engine.inner.store.resign(&self.fence, id, &prefix, &signatures, size).await {
+                    Ok(()) => {
+                        body.prefix = prefix;
+                        Some(body)
+                    }
+                    Err(cause) => {
+                        tracing::warn!(message = %id, %cause, "cannot store a new signature");
+                        self.not_begun(delivery).await;
+                        None
+                    }
+                }
+            }
+            Ok(Readiness::Wait { status, reason }) => {
+                self.hold(delivery, status, reason).await;
+                None
+            }
+            Ok(Readiness::Cancelled) => {
+                self.settle_all(delivery, |settling, recipient| settling.cancelled(recipient)).await;
+                None
+            }
+            Err(cause) => {
+                tracing::warn!(message = %id, %cause, "cannot tell whether the signature is still good");
+                self.not_begun(delivery).await;
+                None
+            }
+        }
+    }
+
+    async fn hold(&self, delivery: &Delivery, status: &'static str, reason: String) {
+        let inner = &self.engine.inner;
+        let now = inner.clock.now_ms();
+        let details = serde_json::json!({ "status": status, "reason": reason });
+        let change = ReleaseChange {
+            status: status.to_owned(),
+            signatures: Vec::new(),
+            body: None,
+            size: None,
+            waiting_reason: Some(reason),
+            release_at: Some(now + NOT_BEGUN_MS),
+            expires_at: None,
+            events: vec![self.settling(delivery).event("message.held", None, details)],
+        };
+        if let Err(cause) = inner.store.hold(&self.fence, &delivery.message.id, &change, now).await {
+            tracing::warn!(message = %delivery.message.id, %cause, "cannot hold a message");
+        }
+    }
+
+    /// All groups at the same time; each is settled as soon as it has ended.
+    async fn carry_out(&self, delivery: &Delivery, payload: &Payload, plan: Plan) {
+        let unaddressable = plan.unaddressable.iter().filter_map(|(index, cause)| {
+            let recipient = delivery.recipients.get(*index)?;
+            let reply = Reply::ours(553, EnhancedCode::new(5, 1, 3), cause.clone());
+            let report = Report::unrouted(RecipientResult::Rejected { reply, permanent: true });
+            Some(self.settling(delivery).outcome(recipient, &report))
+        });
+        let outcomes: Vec<Outcome> = unaddressable.collect();
+        if !outcomes.is_empty() {
+            self.settle(delivery, &outcomes).await;
+        }
+        let mut under_way: FuturesUnordered<_> =
+            plan.groups.iter().map(|group| self.carry_group(delivery, payload, group)).collect();
+        while under_way.next().await.is_some() {}
+    }
+
+    async fn carry_group(&self, delivery: &Delivery, payload: &Payload, group: &Group) {
+        let transactions: Vec<Transaction<'_>> = group
+            .envelopes
+            .iter()
+            .map(|envelope| Transaction {
+                mail_from: &envelope.mail_from,
+                recipients: envelope.recipients.iter().map(|(_, mailbox)| mailbox).collect(),
+                payload,
+            })
+            .collect();
+        let reports = match self.route(group.domain.as_deref()).await {
+            Ok(route) => self.carrier.carry(&route, &transactions).await.into_iter().flatten().collect(),
+            Err(unroutable) => vec![unrouted(unroutable); group.envelopes.iter().map(|e| e.recipients.len()).sum()],
+        };
+        let settling = self.settling(delivery);
+        let recipients = group.envelopes.iter().flat_map(|envelope| &envelope.recipients);
+        let outcomes: Vec<Outcome> = recipients
+            .zip(&reports)
+            .filter_map(|((index, _), report)| Some(settling.outcome(delivery.recipients.get(*index)?, report)))
+            .collect();
+        self.settle(delivery, &outcomes).await;
+    }
+
+    async fn route(&self, domain: Option<&str>) -> Result<Route, Unroutable> {
+        let inner = &self.engine.inner;
+        let settings = &inner.settings;
+        match (&settings.delivery.relay, domain) {
+            (Some(relay), _) => Ok(Route {
+                targets: relay_targets(relay).await?,
+                security: relay.tls.into(),
+                credentials: relay.credentials.clone(),
+            }),
+            (None, Some(domain)) => {
+                let routing = Routing {
+                    dns: &inner.dns,
+                    guard: &settings.delivery.guard,
+                    own_name: &settings.hostname,
+                    port: settings.delivery.smtp_port,
+                    random: inner.random.as_ref(),
+                };
+                let targets = routing.targets(domain).await?;
+                Ok(Route { targets, security: Security::Opportunistic, credentials: None })
+            }
+            (None, None) => Err(Unroutable::Temporary("no relay is set".to_owned())),
+        }
+    }
+
+    fn settling<'a>(&'a self, delivery: &'a Delivery) -> Settling<'a> {
+        let inner = &self.engine.inner;
+        Settling { message: &delivery.message, clock: inner.clock.as_ref(), random: inner.random.as_ref() }
+    }
+
+    async fn not_begun(&self, delivery: &Delivery) {
+        let at = self.engine.inner.clock.now_ms() + NOT_BEGUN_MS;
+        self.settle_all(delivery, |settling, recipient| settling.give_back(recipient, at)).await;
+    }
+
+    async fn reject_all(&self, delivery: &Delivery, reply: &Reply) {
+        let report = Report::unrouted(RecipientResult::Rejected { reply: reply.clone(), permanent: true });
+        self.settle_all(delivery, |settling, recipient| settling.outcome(recipient, &report)).await;
+    }
+
+    async fn settle_all(&self, delivery: &Delivery, outcome: impl Fn(&Settling<'_>, &ClaimedRecipient) -> Outcome) {
+        let settling = self.settling(delivery);
+        let outcomes: Vec<Outcome> =
+            delivery.recipients.iter().map(|recipient| outcome(&settling, recipient)).collect();
+        self.settle(delivery, &outcomes).await;
+    }
+
+    /// Commits outcomes with their events, trying again while the lease lives. Under a lost lease nothing is written: whoever
+    /// has the message now decides.
+    async fn settle(&self, delivery: &Delivery, outcomes: &[Outcome]) {
+        let inner = &self.engine.inner;
+        let id = &delivery.message.id;
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match inner.store.settle(&self.fence, id, outcomes, inner.clock.now_ms()).await {
+                Ok(()) => return log(id, outcomes),
+                Err(StoreError::Stale) => {
+                    return tracing::warn!(message = %id, "outcome dropped: the lease was lost, another worker has the message");
+                }
+                Err(StoreError::Unavailable(cause)) => {
+                    tracing::warn!(message = %id, %cause, "outcome not committed yet")
+                }
+                Err(
+                    cause @ (StoreError::InUse | StoreError::Conflict | StoreError::Contested | StoreError::Damaged(_)),
+                ) => {
+                    return tracing::error!(message = %id, %cause, "outcome cannot be committed");
+                }
+            }
+            tokio::select! {
+                () = self.lost.cancelled() => {
+                    return tracing::error!(message = %id, "outcome lost with the lease; the message may be sent again");
+                }
+                () = sleep(pause) => pause = (pause * 2).min(HEARTBEAT),
+            }
+        }
+    }
+}
+
+fn log(message: &str, outcomes: &[Outcome]) {
+    for outcome in outcomes {
+        tracing::info!(message, recipient = %outcome.recipient_id, status = %outcome.status, "delivery attempt settled");
+    }
+}
+
+/// The sending rules once more, and loops (RFC 5321 6.3).
+fn checked(body: MessageBody) -> Result<Payload, Reply> {
+    let payload = Payload::new(body.prefix, &body.raw).map_err(|cause| {
+        Reply::ours(554, EnhancedCode::new(5, 6, 0), format!("the message cannot be sent: {cause}"))
+    })?;
+    if payload.hops() > MAX_HOPS {
+        let text = format!("the message has more than {MAX_HOPS} Received fields: it is in a loop");
+        return Err(Reply::ours(554, EnhancedCode::new(5, 4, 6), text));
+    }
+    Ok(payload)
+}
+
+fn unrouted(unroutable: Unroutable) -> Report {
+    Report::unrouted(match unroutable {
+        Unroutable::Permanent(reply) => RecipientResult::Rejected { reply, permanent: true },
+        Unroutable::Temporary(cause) => {
+            RecipientResult::ConnectionTrouble { trouble: Trouble::Route(cause), uncertain: false }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_in_a_loop_or_unfit_to_send_is_never_offered() {
+        let message = |hops: usize, body: &str| MessageBody {
+            prefix: b"Received: by us\r\n".to_vec(),
+            raw: format!("{}From: a@example.com\r\n\r\n{body}", "Received: by x\r\n".repeat(hops)).into_bytes(),
+        };
+        assert!(checked(message(99, "x\r\n")).is_ok());
+        let code = |body| checked(body).err().and_then(|reply| reply.enhanced).map(|code| code.to_string());
+        assert_eq!(code(message(100, "x\r\n")).as_deref(), Some("5.4.6"));
+        assert_eq!(code(message(1, "x\n.\r\n")).as_deref(), Some("5.6.0"));
+    }
+}

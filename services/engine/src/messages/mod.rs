@@ -1,5 +1,7 @@
 //! Messages: compose or accept raw, authorize, sign, commit.
 mod authorize;
+#[cfg(test)]
+mod cases;
 pub mod compose;
 pub mod raw;
 pub mod request;

@@ -114,14 +114,14 @@ impl Faults {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+    pub(crate) fn len(&self) -> usize {
+        self.list.len() + self.left_off
     }
 
     /// `Error::Invalid` if there is any.
     pub(crate) fn finish(mut self) -> Result<(), Error> {
         if self.left_off > 0 {
-            self.list.push(FieldError::in_message(None, format!("and {} more faults of this kind", self.left_off)));
+            self.list.push(FieldError::in_message(None, format!("and {} more faults", self.left_off)));
         }
         if self.list.is_empty() { Ok(()) } else { Err(Error::Invalid(self.list)) }
     }

@@ -317,7 +317,7 @@ fn without_signatures(prefix: &[u8]) -> Result<Vec<u8>, Error> {
 /// The time stamp of RFC 5321 4.4, without a `for` clause: it would show Bcc recipients.
 pub(super) fn received_field(hostname: &str, message_id: &str, now_ms: i64) -> String {
     let id = ids::public("msg", message_id);
-    format!("Received: by {hostname} ({PRODUCT}) with HTTP id {id};\r\n\t{}\r\n", raw::date_field(now_ms))
+    format!("Received: by {hostname} ({PRODUCT}) with HTTP\r\n\tid {id}; {}\r\n", raw::date_field(now_ms))
 }
 
 /// How our own Received fields name the product; loops are counted by it.

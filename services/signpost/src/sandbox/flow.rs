@@ -75,6 +75,8 @@ impl Flow {
         self.publish(&id).await?;
         let check = self.client.post(&format!("/v1/domains/{id}/check"), None).await?.expect(StatusCode::OK)?;
         self.show_check(&check)?;
+        let checked = self.client.get(&format!("/v1/domains/{id}")).await?.expect(StatusCode::OK)?;
+        report.records = array(&checked, "records")?;
         let enabled = self.client.post(&format!("/v1/domains/{id}/signing/enable"), None).await?;
         if enabled.status != StatusCode::OK {
             let problem = enabled.json()?;

@@ -14,7 +14,7 @@ use signpost_diagnosis::dns::{Dns, DnsSettings};
 use signpost_diagnosis::guard::Guard;
 use signpost_dkim::SigningDomain;
 use signpost_engine::delivery::DeliverySettings;
-use signpost_engine::{Clock as _, Engine, Settings, SystemClock};
+use signpost_engine::{Engine, Settings, SystemClock};
 use signpost_keys::SystemRandom;
 use signpost_store::{Store, StoreSettings};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -80,7 +80,8 @@ pub(super) async fn send(spoof: &Spoof, smtp: SocketAddr) -> Outcome<()> {
         tls: &ClientTls::new(false)?,
         abort: &CancellationToken::new(),
     };
-    let mut session = Session::open(TcpStream::connect(smtp).await?, &opening).await?;
+    let opened = Session::open(TcpStream::connect(smtp).await?, &opening).await;
+    let mut session = opened.map_err(|error| format!("the inbox does not talk: {error:?}"))?;
     let transaction = Transaction { mail_from: &spoof.mail_from, recipients: vec![&spoof.recipient], payload: &payload };
     let results = session.send(&transaction).await;
     session.quit().await;

@@ -5,6 +5,8 @@ use signpost_dkim::Mailbox;
 
 /// Addresses in one list that are still looked at.
 const MAX_LISTED: usize = 1_000;
+/// Octets of a display name.
+const MAX_NAME: usize = 1_000;
 
 /// What was read; complete only if no fault was found.
 pub(super) struct Addresses {
@@ -53,6 +55,15 @@ fn list(pointer: &str, inputs: &[AddressInput], faults: &mut Faults) -> Vec<Mail
 }
 
 fn mailbox(pointer: &str, input: &AddressInput, faults: &mut Faults) -> Option<Mailbox> {
+    let found = any_mailbox(pointer, input, faults)?;
+    if found.name().is_some_and(|name| name.len() > MAX_NAME) {
+        faults.push(FieldError::at(pointer, format!("the display name is over {MAX_NAME} octets")));
+        return None;
+    }
+    Some(found)
+}
+
+fn any_mailbox(pointer: &str, input: &AddressInput, faults: &mut Faults) -> Option<Mailbox> {
     match input {
         AddressInput::Text(text) => {
             if refuse_controls(pointer, text, faults) {

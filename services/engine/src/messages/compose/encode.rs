@@ -166,16 +166,33 @@ fn joins(c: char) -> bool {
         | '\u{FE00}'..='\u{FE0F}' | '\u{1F3FB}'..='\u{1F3FF}')
 }
 
-/// White space and the word after it.
-fn tokens(text: &str) -> Vec<(&str, &str)> {
-    let is_gap = |c: char| c == ' ' || c == '\t';
+fn is_wsp(c: char) -> bool {
+    c == ' ' || c == '\t'
+}
+
+/// Each run of white space and the word after it.
+fn words(text: &str) -> Vec<(&str, &str)> {
     let mut found = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
-        let (gap, after) = rest.split_at(rest.find(|c| !is_gap(c)).unwrap_or(rest.len()));
-        let (token, tail) = after.split_at(after.find(is_gap).unwrap_or(after.len()));
-        found.push((gap, token));
+        let (gap, after) = rest.split_at(rest.find(|c| !is_wsp(c)).unwrap_or(rest.len()));
+        let (word, tail) = after.split_at(after.find(is_wsp).unwrap_or(after.len()));
+        found.push((gap, word));
         rest = tail;
+    }
+    found
+}
+
+/// The same, parted at single spaces only: readers change any other white space at a fold or beside an encoded-word.
+fn exact_words(text: &str) -> Vec<(&str, &str)> {
+    let octets = text.as_bytes();
+    let is_blank = |at: Option<usize>| at.and_then(|at| octets.get(at)).is_none_or(|o| is_wsp(char::from(*o)));
+    let mut found = Vec::new();
+    let mut start = 0;
+    let parting = |at: &usize| octets[*at] == b' ' && !is_blank(at.checked_sub(1)) && !is_blank(Some(at + 1));
+    for at in (0..octets.len()).filter(parting).chain([octets.len()]) {
+        found.push((if start == 0 { "" } else { " " }, &text[start..at]));
+        start = at + 1;
     }
     found
 }
@@ -184,73 +201,66 @@ fn tokens(text: &str) -> Vec<(&str, &str)> {
 /// space between them included; the rest stays readable.
 pub(super) fn unstructured(name: &str, text: &str, long: LongToken) -> String {
     let mut field = Field::new(name);
-    let tokens = tokens(text);
-    let guard_words = long == LongToken::Encode || !text.is_ascii();
-    let needs = |index: usize| {
-        let (gap, token) = tokens[index];
-        let at_edge = (index == 0 && !gap.is_empty()) || token.is_empty();
-        at_edge
-            || !token.is_ascii()
-            || (guard_words && token.contains("=?"))
-            || (long == LongToken::Encode && token.len() > LONG_TOKEN)
-            || gap.len() > LONG_GAP
+    let is_exact = long == LongToken::Encode || !text.is_ascii() || words(text).iter().any(|(g, _)| g.len() > LONG_GAP);
+    let words = if is_exact { exact_words(text) } else { words(text) };
+    let needs = |word: &str| {
+        !word.is_ascii()
+            || word.contains("=?")
+            || word.starts_with(is_wsp)
+            || word.ends_with(is_wsp)
+            || (word.len() > LONG_TOKEN && (long == LongToken::Encode || word.contains(is_wsp)))
     };
-    let first = (0..tokens.len()).find(|i| needs(*i));
-    let last = (0..tokens.len()).rfind(|i| needs(*i));
-    let (Some(mut first), Some(last)) = (first, last) else {
-        for (gap, token) in tokens {
-            field.atom(gap, token);
-        }
+    let first = words.iter().position(|(_, word)| is_exact && needs(word));
+    let last = words.iter().rposition(|(_, word)| is_exact && needs(word));
+    let (Some(first), Some(last)) = (first, last) else {
+        words.iter().for_each(|(gap, word)| field.atom(gap, word));
         return field.finish();
     };
-    if tokens[first].0.len() > LONG_GAP {
-        first = first.saturating_sub(1); // the gap must lie inside the encoded text
-    }
-    for (gap, token) in &tokens[..first] {
-        field.atom(gap, token);
-    }
-    let span: String = tokens[first..=last].iter().flat_map(|(gap, token)| [*gap, *token]).collect();
-    let gap = if first == 0 { "" } else { tokens[first].0 };
+    words[..first].iter().for_each(|(gap, word)| field.atom(gap, word));
+    let span: String = words[first..=last].iter().flat_map(|(gap, word)| [*gap, *word]).collect();
+    let gap = words[first].0;
     field.words(gap, &span[gap.len()..]);
-    for (gap, token) in &tokens[last + 1..] {
-        field.atom(gap, token);
-    }
+    words[last + 1..].iter().for_each(|(gap, word)| field.atom(gap, word));
     field.finish()
 }
 
-/// A list of mailboxes (RFC 5322 3.4), folded after commas.
+/// A list of mailboxes (RFC 5322 3.4), folded after commas where a mailbox fits in a line.
 pub(super) fn address_list(name: &str, mailboxes: &[Mailbox]) -> String {
     let mut field = Field::new(name);
     for (index, mailbox) in mailboxes.iter().enumerate() {
         let gap = if index == 0 { "" } else { " " };
         let comma = if index + 1 < mailboxes.len() { "," } else { "" };
-        match mailbox.name().filter(|name| !name.is_empty()) {
-            None => field.atom(gap, &format!("{}{comma}", mailbox.address())),
-            Some(name) => {
-                phrase(&mut field, gap, name);
-                field.atom(" ", &format!("<{}>{comma}", mailbox.address()));
+        let Some(name) = mailbox.name().filter(|name| !name.is_empty()) else {
+            field.atom(gap, &format!("{}{comma}", mailbox.address()));
+            continue;
+        };
+        let address = format!("<{}>{comma}", mailbox.address());
+        match plain_phrase(name) {
+            Some(phrase) if phrase.len() + 1 + address.len() < FOLD_AT => {
+                field.atom(gap, &format!("{phrase} {address}"));
+            }
+            Some(phrase) => {
+                field.atom(gap, &phrase);
+                field.atom(" ", &address);
+            }
+            None => {
+                field.words(gap, name);
+                field.atom(" ", &address);
             }
         }
     }
     field.finish()
 }
 
-/// A display name: atoms, a quoted string, or encoded-words that stand outside of quotes (RFC 5322 3.2.5, RFC 2047 5 rule 3).
-fn phrase(field: &mut Field, gap: &str, name: &str) {
-    let is_printable = name.bytes().all(|b| matches!(b, b' '..=b'~')) && !name.contains("=?");
-    let is_atom = |word: &str| !word.is_empty() && word.len() <= LONG_TOKEN && word.bytes().all(is_atext);
-    if is_printable && name.split(' ').all(is_atom) {
-        for (index, word) in name.split(' ').enumerate() {
-            field.atom(if index == 0 { gap } else { " " }, word);
-        }
-        return;
+/// A display name as atoms or as a quoted string (RFC 5322 3.2.5); `None` where it must be encoded-words, which never stand in
+/// quotes (RFC 2047 5 rule 3).
+fn plain_phrase(name: &str) -> Option<String> {
+    if !name.bytes().all(|b| matches!(b, b' '..=b'~')) || name.contains("=?") {
+        return None;
     }
-    let quoted = quoted_string(name);
-    if is_printable && quoted.len() <= LONG_TOKEN {
-        field.atom(gap, &quoted);
-    } else {
-        field.words(gap, name);
-    }
+    let is_atom = |word: &str| !word.is_empty() && word.bytes().all(is_atext);
+    let phrase = if name.split(' ').all(is_atom) { name.to_owned() } else { quoted_string(name) };
+    (phrase.len() <= LONG_TOKEN).then_some(phrase)
 }
 
 /// RFC 5322 3.2.3.

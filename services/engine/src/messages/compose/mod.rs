@@ -16,7 +16,6 @@ use super::raw::date_field;
 use super::request::{ComposeContext, Faults, MessageRequest, Prepared, check_size, fresh_message_id};
 use crate::{Error, FieldError};
 use addresses::Addresses;
-use attachments::Attachment;
 use encode::{LongToken, address_list, unstructured};
 use signpost_dkim::Mailbox;
 
@@ -64,8 +63,8 @@ pub fn compose(request: &MessageRequest, context: &ComposeContext<'_>) -> Result
 /// A size that the built message cannot fall below, so that what is far too large is never built.
 fn least_size(request: &MessageRequest) -> usize {
     let texts = request.text.as_ref().map_or(0, String::len) + request.html.as_ref().map_or(0, String::len);
-    // a trailing U+FEFF, dropped line ends and padding may make the message smaller than the request, but not by a fifth
-    (texts + request.attachments.iter().map(|a| a.content.len()).sum::<usize>()) / 5 * 4
+    let dropped = 2 * '\u{FEFF}'.len_utf8(); // no encoding is shorter than what it encodes
+    (texts + request.attachments.iter().map(|a| a.content.len()).sum::<usize>()).saturating_sub(dropped)
 }
 
 /// RFC 5322 3.6: each field once, Date and Message-ID always there before anything is signed.
@@ -119,9 +118,4 @@ fn texts(request: &MessageRequest, faults: &mut Faults) {
             faults.push(FieldError::at(pointer, "NUL is not allowed in mail (RFC 5322 2.3)"));
         }
     }
-}
-
-/// Inline parts belong to the html text; where there is none they are attachments.
-fn is_related(attachment: &Attachment, html: Option<&str>) -> bool {
-    attachment.content_id.is_some() && html.is_some()
 }

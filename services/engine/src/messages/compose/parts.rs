@@ -1,7 +1,7 @@
 //! The tree of parts (RFC 2046 5.1, RFC 2387), built by mail-builder.
 use super::attachments::Attachment;
 use super::quoted::{Encoded, encode};
-use super::{is_related, without_bom};
+use super::without_bom;
 use crate::Error;
 use crate::messages::request::ComposeContext;
 use mail_builder::MessageBuilder;
@@ -62,7 +62,9 @@ fn tree<'x>(
 ) -> MimePart<'x> {
     // a part that ends the message needs a last line end; before a boundary it would add to what was posted
     let close = attachments.is_empty() && (text.is_none() || html.is_none());
-    let (inline, attached): (Vec<_>, Vec<_>) = attachments.iter().partition(|a| is_related(a, html));
+    // inline parts belong to the html text; where there is none they are attachments
+    let (inline, attached): (Vec<_>, Vec<_>) =
+        attachments.iter().partition(|a| a.content_id.is_some() && html.is_some());
     let mut wrap = |subtype, parts| multipart(subtype, parts, boundaries, context);
     let html = html.map(|html| {
         let parts = std::iter::once(text_part("html", html, close)).chain(inline.into_iter().map(file_part));

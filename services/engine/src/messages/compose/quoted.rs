@@ -5,6 +5,9 @@ use std::borrow::Cow;
 /// Octets of an encoded line, the soft line break included (RFC 2045 6.7 rule 5).
 const MAX_LINE: usize = 76;
 
+/// Octets that quoted-printable may cost before base64 is taken.
+const SHORT_TEXT: usize = 50;
+
 /// A text in the encoding that suits it.
 pub(super) enum Encoded<'a> {
     /// As it is: ASCII, lines of 76 or less.
@@ -21,8 +24,8 @@ pub(super) fn encode(text: &str, close: bool) -> Encoded<'_> {
         return Encoded::SevenBit(canonical(text, close));
     }
     let quoted: usize = text.chars().map(unit_length).sum();
-    // a line of 78 octets with its end carries 75 units as quoted-printable, 57 octets of text as base64
-    if quoted * 57 > text.len() * 75 {
+    // a line of 78 octets with its end carries 75 units as quoted-printable, 57 octets of text as base64; a short text stays readable
+    if quoted * 57 > (text.len() + SHORT_TEXT) * 75 {
         return Encoded::Base64(canonical(text, close));
     }
     Encoded::QuotedPrintable(quoted_printable(text, close, quoted))

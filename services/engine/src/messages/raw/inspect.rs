@@ -1,5 +1,4 @@
 //! What a raw message says and what is wrong with it, every fault with the name of the field and its line.
-use super::refused;
 use crate::messages::request::{Faults, printable};
 use crate::{Error, FieldError};
 use signpost_dkim::Mailbox;
@@ -50,26 +49,23 @@ pub(super) struct Header {
     pub(super) eight_bit: bool,
 }
 
-/// Reads the header and checks everything that holds for /messages/raw and /sign alike. `Err` only where no header can be read.
-pub(super) fn header(raw: &[u8], faults: &mut Faults) -> Result<Header, Error> {
-    let message = Message::parse(raw).map_err(refused)?;
+/// Reads the header and checks everything that holds for /messages/raw and /sign alike. `Err` only for what is no header of mail.
+pub(super) fn header(raw: &[u8], message: &Message<'_>, faults: &mut Faults) -> Result<Header, Error> {
     if message.body_offset > MAX_HEADER || message.fields.len() > MAX_FIELDS {
         let detail = format!("the header is over {MAX_HEADER} octets or {MAX_FIELDS} fields");
         return Err(Error::Invalid(vec![FieldError::in_message(None, detail)]));
     }
-    duplicates(&message, faults);
-    eight_bit_fields(&message, faults);
-    long_lines(raw, &message, faults);
-    hops(&message, faults);
+    duplicates(message, faults);
+    eight_bit_fields(message, faults);
+    long_lines(raw, message, faults);
+    hops(message, faults);
+    not_empty(message, "Date", faults);
     Ok(Header {
-        from: from(&message, faults),
-        sender: only(&message, "Sender").and_then(|field| single_mailbox(field, faults)),
-        message_id: not_empty(&message, "Message-ID", faults),
-        subject: only(&message, "Subject").map(decoded_subject).unwrap_or_default(),
-        eight_bit: {
-            not_empty(&message, "Date", faults);
-            !message.body.is_ascii()
-        },
+        from: from(message, faults),
+        sender: only(message, "Sender").and_then(|field| single_mailbox(field, faults)),
+        message_id: not_empty(message, "Message-ID", faults),
+        subject: only(message, "Subject").map(decoded_subject).unwrap_or_default(),
+        eight_bit: !message.body.is_ascii(),
     })
 }
 

@@ -32,10 +32,11 @@ pub fn prepare_raw(raw: Vec<u8>, envelope: &RawEnvelope, context: &ComposeContex
     check_size(raw.len(), context.max_message)?;
     refuse_mbox(&raw)?;
     let raw = normalize_line_ends(raw).map_err(refused)?;
+    let message = Message::parse(&raw).map_err(refused)?;
     let mut faults = Faults::default();
-    let header = inspect::header(&raw, &mut faults)?;
+    let header = inspect::header(&raw, &message, &mut faults)?;
     let mail_from = envelope.mail_from.as_deref().and_then(|text| sender_address(text, &mut faults));
-    let recipients = recipients(&raw, envelope, &mut faults)?;
+    let recipients = recipients(&message, envelope, &mut faults);
     finish(&raw, faults)?;
 
     let mut prepared = prepared(header, context, true)?;
@@ -53,9 +54,10 @@ pub fn prepare_for_sign(raw: Vec<u8>, context: &ComposeContext<'_>) -> Result<Pr
     if let Err(error @ (MessageError::BareLineEnd { .. } | MessageError::Nul { .. })) = check_sendable(&raw) {
         return Err(refused(error));
     }
+    let message = Message::parse(&raw).map_err(refused)?;
     let mut faults = Faults::default();
-    let header = inspect::header(&raw, &mut faults)?;
-    for field in Message::parse(&raw).map_err(refused)?.fields {
+    let header = inspect::header(&raw, &message, &mut faults)?;
+    for field in &message.fields {
         if NEVER_SENT.iter().any(|name| field.is(name)) {
             let detail = "may not be in a message that is sent: remove it and ask again (nothing is changed here)";
             faults.push(FieldError::in_header(field.name, field.line, detail));
@@ -98,7 +100,7 @@ fn refuse_mbox(raw: &[u8]) -> Result<(), Error> {
 
 /// The last word on what is sent: the same rules that the signer holds to.
 fn finish(raw: &[u8], mut faults: Faults) -> Result<(), Error> {
-    if faults.is_empty()
+    if faults.len() == 0
         && let Err(error) = check_sendable(raw)
     {
         faults.push(field_error(&error));
@@ -129,21 +131,23 @@ fn sender_address(text: &str, faults: &mut Faults) -> Option<Mailbox> {
 }
 
 /// DESIGN "Envelope": `rcpt` if given, else To + Cc + Bcc (with Resent-Bcc, which is removed too).
-fn recipients(raw: &[u8], envelope: &RawEnvelope, faults: &mut Faults) -> Result<Vec<Mailbox>, Error> {
+fn recipients(message: &Message<'_>, envelope: &RawEnvelope, faults: &mut Faults) -> Vec<Mailbox> {
+    let before = faults.len();
     let found = match &envelope.rcpt {
         Some(rcpt) => named_recipients(rcpt, faults),
-        None => inspect::recipients(&Message::parse(raw).map_err(refused)?, faults),
+        None => inspect::recipients(message, faults),
     };
     let recipients = without_duplicates(found);
+    let detail = if recipients.is_empty() && faults.len() == before {
+        "there is no recipient: give rcpt, or To, Cc or Bcc in the message".to_owned()
+    } else if recipients.len() > MAX_RECIPIENTS {
+        format!("{} recipients, at most {MAX_RECIPIENTS} are allowed: split the message", recipients.len())
+    } else {
+        return recipients;
+    };
     let pointer = envelope.rcpt.as_ref().map(|_| "/rcpt".to_owned());
-    let mut fault = |detail| faults.push(FieldError { pointer: pointer.clone(), header: None, line: None, detail });
-    if recipients.is_empty() {
-        fault("there is no recipient: give rcpt, or To, Cc or Bcc in the message".to_owned());
-    }
-    if recipients.len() > MAX_RECIPIENTS {
-        fault(format!("{} recipients, at most {MAX_RECIPIENTS} are allowed: split the message", recipients.len()));
-    }
-    Ok(recipients)
+    faults.push(FieldError { pointer, header: None, line: None, detail });
+    recipients
 }
 
 fn named_recipients(rcpt: &[String], faults: &mut Faults) -> Vec<Mailbox> {

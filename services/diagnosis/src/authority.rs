@@ -1,0 +1,381 @@
+//! The authoritative servers of a zone, and what each of them says about a TXT name: referrals and CNAMEs followed.
+//!
+//! A recursive resolver is asked only for the NS and address records of zones, never for the name in question: it would keep
+//! "does not exist" for up to a day (RFC 2308 5).
+use crate::direct::{self, AskError};
+use crate::dns::{Dns, LookupError, fqdn, join_strings, name_text};
+use crate::suffix::organizational_domain;
+use futures_util::future::{BoxFuture, FutureExt, join_all};
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
+use signpost_dkim::SigningDomain;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use tokio::time::{Instant, timeout_at};
+
+/// CNAMEs and referrals followed for one name, each at most so many.
+const HOPS_MAX: usize = 8;
+/// Addresses asked of one zone; real zones have at most 13 servers.
+const SERVERS_MAX: usize = 32;
+
+/// A server to ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Server {
+    label: String,
+    address: SocketAddr,
+}
+
+/// A zone cut and the servers behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Zone {
+    apex: Name,
+    servers: Vec<Server>,
+    /// Servers that cannot be asked, and why.
+    failed: Vec<(String, String)>,
+    warnings: Vec<String>,
+}
+
+impl Zone {
+    /// True if this zone, or one delegated from it, holds the name.
+    pub(crate) fn holds(&self, name: &Name) -> bool {
+        self.apex.zone_of(name)
+    }
+
+    /// The apex without trailing dot.
+    pub(crate) fn apex_text(&self) -> String {
+        name_text(&self.apex)
+    }
+}
+
+/// What a server said.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Outcome {
+    /// TXT records, the strings of each joined.
+    Texts(Vec<String>),
+    /// NXDOMAIN, or no TXT: in both cases there is nothing at the name.
+    Nothing,
+    /// A chain of CNAMEs that leads nowhere; why, as a clause.
+    BrokenAlias(String),
+    /// No authoritative answer; why, as a clause.
+    Failed(String),
+}
+
+/// The last word of one server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reply {
+    /// Name and address, for people.
+    pub(crate) server: String,
+    pub(crate) outcome: Outcome,
+    /// Names that the CNAMEs led to, in order; empty without CNAME.
+    pub(crate) aliases: Vec<Name>,
+}
+
+/// All replies for one name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Replies {
+    pub(crate) list: Vec<Reply>,
+    pub(crate) warnings: BTreeSet<String>,
+}
+
+/// The zone of a domain, found from its organizational domain: referrals lead down from there, so that the resolver is not asked for a
+/// subdomain which does not exist yet. `Err` is a sentence.
+pub(crate) async fn locate_domain(dns: &Dns, domain: &SigningDomain, until: Instant) -> Result<Zone, String> {
+    let organizational = organizational_domain(domain).unwrap_or_else(|| domain.clone());
+    let Some(top) = fqdn(organizational.as_str()) else {
+        return Err(format!("{organizational} is not a domain name."));
+    };
+    let below: Vec<Name> = domain
+        .self_and_ancestors()
+        .iter()
+        .filter(|name| **name != organizational && name.is_at_or_below(&organizational))
+        .filter_map(|name| fqdn(name.as_str()))
+        .collect();
+    locate(dns, top, below, until).await
+}
+
+/// The zone of a name outside the tenant's zone, such as the target of a CNAME: from its parent on, so that the resolver is not asked for it.
+pub(crate) async fn locate_target(dns: &Dns, target: &Name, until: Instant) -> Result<Zone, String> {
+    locate(dns, target.base_name(), Vec::new(), until).await
+}
+
+/// Asks the resolver for NS at `start`, then at each parent. The `fallback` names are asked only if there was no answer for `start`.
+async fn locate(dns: &Dns, start: Name, fallback: Vec<Name>, until: Instant) -> Result<Zone, String> {
+    let mut trouble = None;
+    let mut candidates = std::collections::VecDeque::from([start.clone()]);
+    candidates.extend(fallback);
+    let mut parent = start.base_name();
+    while !parent.is_root() {
+        candidates.push_back(parent.clone());
+        parent = parent.base_name();
+    }
+    let mut skip_below_start = false;
+    while let Some(candidate) = candidates.pop_front() {
+        if candidate.is_root() || (skip_below_start && candidate != start && start.zone_of(&candidate)) {
+            continue;
+        }
+        match timeout_at(until, dns.name_servers(&candidate)).await {
+            Ok(Ok(hosts)) => {
+                let hosts = hosts.into_iter().map(|host| (host, Vec::new())).collect();
+                return Ok(zone(dns, candidate, hosts, until).await);
+            }
+            // An answer: no zone cut here.
+            Ok(Err(LookupError::NoName | LookupError::NoData)) => skip_below_start = true,
+            Ok(Err(LookupError::Temporary(reason))) => {
+                trouble.get_or_insert(format!("{}: {reason}", name_text(&candidate)));
+            }
+            Err(_) => {
+                trouble.get_or_insert(format!("{}: no answer in time", name_text(&candidate)));
+                break;
+            }
+        }
+    }
+    Err(match trouble {
+        Some(trouble) => format!("The resolver gave no name servers ({trouble})."),
+        None => format!("No name servers were found for {} or above.", name_text(&start)),
+    })
+}
+
+/// Resolves and judges the servers of a zone. `hosts` carry glue addresses; those without are resolved.
+async fn zone(dns: &Dns, apex: Name, hosts: BTreeMap<Name, Vec<IpAddr>>, until: Instant) -> Zone {
+    let lookups = hosts.into_iter().map(|(host, glue)| async move {
+        let host = name_text(&host);
+        if !glue.is_empty() {
+            return (host, Ok(glue));
+        }
+        let found = match timeout_at(until, dns.addresses(&host)).await {
+            Ok(Ok(addresses)) => Ok(addresses),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer in time".to_owned()),
+        };
+        (host, found)
+    });
+    let mut zone = Zone { apex, servers: Vec::new(), failed: Vec::new(), warnings: Vec::new() };
+    for (host, found) in join_all(lookups).await {
+        match found {
+            Ok(addresses) => zone.add(dns, &host, addresses),
+            Err(reason) => zone.failed.push((host.clone(), format!("its address cannot be found ({reason})"))),
+        }
+    }
+    if zone.servers.len() > SERVERS_MAX {
+        zone.warnings.push(format!("Only {SERVERS_MAX} of {} server addresses were asked.", zone.servers.len()));
+        zone.servers.truncate(SERVERS_MAX);
+    }
+    zone
+}
+
+impl Zone {
+    fn add(&mut self, dns: &Dns, host: &str, addresses: Vec<IpAddr>) {
+        for address in addresses {
+            let label = format!("{host} ({address})");
+            let socket = SocketAddr::new(address, dns.authority_port());
+            if !dns.guard().permits(address) {
+                self.failed.push((
+                    label,
+                    "its address is not public and is not asked; if it is meant to be, the operator allows it with \
+                     SIGNPOST_DANGEROUS_ALLOW_TARGETS"
+                        .to_owned(),
+                ));
+            } else if !self.servers.iter().any(|server| server.address == socket) {
+                self.servers.push(Server { label, address: socket });
+            }
+        }
+    }
+}
+
+/// Asks every server of the zone for TXT at `name`, all at once.
+pub(crate) async fn txt(dns: &Dns, zone: &Zone, name: &Name, until: Instant) -> Replies {
+    follow(Walk { dns, zone: zone.clone(), name: name.clone(), aliases: Vec::new(), hops: 0, until }).await
+}
+
+struct Walk<'a> {
+    dns: &'a Dns,
+    zone: Zone,
+    /// The name to ask for now.
+    name: Name,
+    aliases: Vec<Name>,
+    hops: usize,
+    until: Instant,
+}
+
+/// What one reply leads to.
+enum Step {
+    Done(Outcome, Vec<Name>),
+    Referral { apex: Name, hosts: BTreeMap<Name, Vec<IpAddr>> },
+    Alias(Vec<Name>),
+}
+
+fn follow(walk: Walk<'_>) -> BoxFuture<'_, Replies> {
+    async move {
+        let mut replies = Replies::default();
+        replies.warnings.extend(walk.zone.warnings.iter().cloned());
+        for (server, reason) in &walk.zone.failed {
+            replies.push(server.clone(), Outcome::Failed(reason.clone()), &walk.aliases);
+        }
+        let questions = walk.zone.servers.iter().map(|server| ask_server(server, &walk));
+        let answers = join_all(questions).await;
+        let mut referrals: BTreeMap<Name, BTreeMap<Name, Vec<IpAddr>>> = BTreeMap::new();
+        let mut targets: BTreeMap<Vec<Name>, String> = BTreeMap::new();
+        for (server, answer) in walk.zone.servers.iter().zip(answers) {
+            match answer.map(|message| read(&message, &walk)) {
+                Ok(Step::Done(outcome, aliases)) => replies.push(server.label.clone(), outcome, &aliases),
+                Ok(Step::Referral { apex, hosts }) => referrals.entry(apex).or_default().extend(hosts),
+                Ok(Step::Alias(aliases)) => {
+                    targets.entry(aliases).or_insert_with(|| server.label.clone());
+                }
+                Err(AskError::Failed(reason)) => {
+                    replies.push(server.label.clone(), Outcome::Failed(reason), &walk.aliases)
+                }
+                Err(AskError::NoRoute) => {
+                    replies.warnings.insert(format!(
+                        "{} was not asked: this host has no route for its address family.",
+                        server.label
+                    ));
+                }
+            }
+        }
+        for (apex, hosts) in referrals {
+            let next = zone(walk.dns, apex, hosts, walk.until).await;
+            replies.merge(descend(&walk, next, walk.name.clone(), walk.aliases.clone()).await);
+        }
+        for (aliases, server) in targets {
+            replies.merge(chase(&walk, aliases, server).await);
+        }
+        replies
+    }
+    .boxed()
+}
+
+/// Some servers fail on a TXT question where CNAMEs form a loop; the CNAME itself they do tell.
+async fn ask_server(server: &Server, walk: &Walk<'_>) -> Result<Message, AskError> {
+    let reply = direct::ask(server.address, &walk.name, RecordType::TXT, walk.until).await?;
+    if reply.metadata.response_code != ResponseCode::ServFail {
+        return Ok(reply);
+    }
+    match direct::ask(server.address, &walk.name, RecordType::CNAME, walk.until).await {
+        Ok(alias) if alias.answers.iter().any(|record| record.record_type() == RecordType::CNAME) => Ok(alias),
+        Ok(_) | Err(_) => Ok(reply),
+    }
+}
+
+/// Asks the next zone, unless the way there is too long.
+async fn descend(walk: &Walk<'_>, next: Zone, name: Name, aliases: Vec<Name>) -> Replies {
+    if walk.hops >= HOPS_MAX {
+        let mut replies = Replies::default();
+        let reason = format!("more than {HOPS_MAX} referrals and aliases had to be followed");
+        replies.push(next.apex_text(), Outcome::Failed(reason), &aliases);
+        return replies;
+    }
+    follow(Walk { dns: walk.dns, zone: next, name, aliases, hops: walk.hops + 1, until: walk.until }).await
+}
+
+/// Finds the zone of a CNAME's target and asks there. `server` is who named the target.
+async fn chase(walk: &Walk<'_>, aliases: Vec<Name>, server: String) -> Replies {
+    let Some(target) = aliases.last().cloned() else { return Replies::default() };
+    let located = if walk.zone.holds(&target) {
+        Ok(walk.zone.clone())
+    } else {
+        locate_target(walk.dns, &target, walk.until).await
+    };
+    match located {
+        Ok(next) => descend(walk, next, target, aliases).await,
+        Err(reason) => {
+            let mut replies = Replies::default();
+            replies.push(
+                server,
+                Outcome::Failed(format!("its CNAME leads to {}: {reason}", name_text(&target))),
+                &aliases,
+            );
+            replies
+        }
+    }
+}
+
+impl Replies {
+    fn push(&mut self, server: String, outcome: Outcome, aliases: &[Name]) {
+        self.list.push(Reply { server, outcome, aliases: aliases.to_vec() });
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.list.extend(other.list);
+        self.warnings.extend(other.warnings);
+    }
+}
+
+/// RFC 1034 4.3.1, RFC 2308 2: an answer, nothing, a referral, or an error.
+fn read(message: &Message, walk: &Walk<'_>) -> Step {
+    let done = |outcome| Step::Done(outcome, walk.aliases.clone());
+    let code = message.metadata.response_code;
+    if code != ResponseCode::NoError && code != ResponseCode::NXDomain {
+        return done(Outcome::Failed(format!("it answered {code}")));
+    }
+    if !message.metadata.authoritative {
+        return match referral(message, walk) {
+            Some((apex, hosts)) => Step::Referral { apex, hosts },
+            None => done(Outcome::Failed(format!(
+                "it does not serve the zone {} (its answer is not authoritative)",
+                walk.zone.apex_text()
+            ))),
+        };
+    }
+    read_chain(message, walk)
+}
+
+/// RFC 1034 3.6.2: the CNAMEs in the answer, as far as this zone's servers may speak for the names.
+fn read_chain(message: &Message, walk: &Walk<'_>) -> Step {
+    let mut name = walk.name.clone();
+    let mut aliases = walk.aliases.clone();
+    loop {
+        let here = |kind: RecordType| {
+            message.answers.iter().filter(move |r| r.record_type() == kind).filter(|r| r.name == name)
+        };
+        let texts: Vec<String> = here(RecordType::TXT)
+            .filter_map(|r| if let RData::TXT(txt) = &r.data { Some(join_strings(txt)) } else { None })
+            .collect();
+        if !texts.is_empty() {
+            return Step::Done(Outcome::Texts(texts), aliases);
+        }
+        let target = here(RecordType::CNAME)
+            .find_map(|r| if let RData::CNAME(to) = &r.data { Some(to.0.to_lowercase()) } else { None });
+        let Some(target) = target else { break };
+        if target == walk.name || aliases.contains(&target) {
+            aliases.push(target);
+            return Step::Done(Outcome::BrokenAlias("the CNAME records form a loop".to_owned()), aliases);
+        }
+        aliases.push(target.clone());
+        if aliases.len() > HOPS_MAX {
+            return Step::Done(
+                Outcome::BrokenAlias(format!("more than {HOPS_MAX} CNAME records follow one another")),
+                aliases,
+            );
+        }
+        if !walk.zone.holds(&target) {
+            return Step::Alias(aliases);
+        }
+        name = target;
+    }
+    let has_soa = message.authorities.iter().any(|r| r.record_type() == RecordType::SOA);
+    let final_word = name == walk.name || message.metadata.response_code == ResponseCode::NXDomain || has_soa;
+    if final_word { Step::Done(Outcome::Nothing, aliases) } else { Step::Alias(aliases) }
+}
+
+/// NS records of a zone below this one that the name lies in, with glue from inside this zone.
+fn referral(message: &Message, walk: &Walk<'_>) -> Option<(Name, BTreeMap<Name, Vec<IpAddr>>)> {
+    if !message.answers.is_empty() || message.metadata.response_code != ResponseCode::NoError {
+        return None;
+    }
+    let cut = message.authorities.iter().find(|r| r.record_type() == RecordType::NS)?.name.to_lowercase();
+    if cut == walk.zone.apex || !walk.zone.holds(&cut) || !cut.zone_of(&walk.name) {
+        return None;
+    }
+    let hosts = message.authorities.iter().filter(|r| r.name == cut).filter_map(|r| match &r.data {
+        RData::NS(ns) => Some(ns.0.to_lowercase()),
+        _ => None,
+    });
+    let glue = |host: &Name| -> Vec<IpAddr> {
+        if !walk.zone.holds(host) {
+            return Vec::new();
+        }
+        message.additionals.iter().filter(|r| r.name == *host).filter_map(|r| r.data.ip_addr()).collect()
+    };
+    Some((cut.clone(), hosts.map(|host| (host.clone(), glue(&host))).collect()))
+}

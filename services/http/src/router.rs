@@ -1,0 +1,72 @@
+//! The whole API and the layers around it.
+use crate::answer::{self, NewRequestId};
+use crate::body::Limits;
+use crate::{api_keys, docs, domains, health, keys, messages, openapi, raw, sign};
+use axum::Router;
+use axum::extract::FromRef;
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use signpost_engine::Engine;
+use std::sync::Arc;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// What handlers need.
+#[derive(Clone)]
+pub(crate) struct ApiState {
+    /// The use cases.
+    pub(crate) engine: Engine,
+    /// Limits of bodies.
+    pub(crate) limits: Limits,
+}
+
+impl FromRef<ApiState> for Limits {
+    fn from_ref(state: &ApiState) -> Self {
+        state.limits
+    }
+}
+
+/// Every call. One line routes it and puts it into the OpenAPI document, so that the two cannot drift apart.
+pub(crate) fn api() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::with_openapi(openapi::skeleton())
+        .routes(routes!(domains::register_domain, domains::list_domains))
+        .routes(routes!(domains::get_domain, domains::delete_domain))
+        .routes(routes!(domains::list_records))
+        .routes(routes!(domains::check_domain))
+        .routes(routes!(domains::list_checks))
+        .routes(routes!(domains::enable_signing))
+        .routes(routes!(domains::disable_signing))
+        .routes(routes!(keys::create_key, keys::list_keys))
+        .routes(routes!(messages::send_message, messages::list_messages))
+        .routes(routes!(raw::send_raw_message))
+        .routes(routes!(messages::get_message))
+        .routes(routes!(messages::get_message_raw))
+        .routes(routes!(messages::list_message_events))
+        .routes(routes!(sign::sign_message))
+        .routes(routes!(api_keys::create_api_key, api_keys::list_api_keys))
+        .routes(routes!(api_keys::revoke_api_key))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(docs::openapi_document))
+        .routes(routes!(docs::docs_page))
+        .route(docs::STYLESHEET, get(docs::stylesheet))
+}
+
+/// The API over these use cases, ready to serve.
+pub fn router(engine: Engine) -> Router {
+    let limits = Limits::for_message(engine.settings().max_message);
+    let ids = engine.clone();
+    let new_request_id: NewRequestId = Arc::new(move || ids.fresh_id());
+    let (routes, _document) = api().split_for_parts();
+    around(routes.with_state(ApiState { engine, limits }), new_request_id)
+}
+
+/// The layers, innermost first: fallbacks, panic catcher, answers. Limits of bodies are with the extractors, which know the kind of body.
+pub(crate) fn around(routes: Router, new_request_id: NewRequestId) -> Router {
+    routes
+        .fallback(answer::no_route)
+        .method_not_allowed_fallback(answer::no_method)
+        .layer(CatchPanicLayer::custom(answer::panicked))
+        .layer(from_fn_with_state(new_request_id, answer::complete))
+}

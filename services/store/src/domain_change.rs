@@ -1,0 +1,282 @@
+//! Changes of a domain and all that belongs to it: compare-and-swap on its version, claims of names, deletion.
+use crate::audit::insert_audit;
+use crate::db::sql;
+use crate::domains::{insert_check, name_version};
+use crate::events::insert_event;
+use crate::queue::refresh_status;
+use crate::{AuditRow, Claim, DomainChange, EventRow, KeyChange, Store, StoreError};
+use sqlx::{Row, SqliteConnection};
+use std::collections::BTreeSet;
+
+/// How often a deletion is tried again because mail came in after its events were counted.
+const DELETE_TRIES: usize = 8;
+
+impl Store {
+    /// Applies a change if the domain still has `seen_version` (`Stale` otherwise; `Contested` if the claim's version moved).
+    /// A claim names the domain's own name; any other is `Contested`.
+    pub async fn change_domain(
+        &self,
+        tenant: &str,
+        domain_id: &str,
+        seen_version: i64,
+        change: &DomainChange,
+    ) -> Result<(), StoreError> {
+        let (tenant, domain_id, change) = (tenant.to_owned(), domain_id.to_owned(), change.clone());
+        let wipes = change.keys.iter().any(|key| key.wipe);
+        self.write(move |conn| Box::pin(async move { apply(conn, &tenant, &domain_id, seen_version, &change).await }))
+            .await?;
+        if wipes {
+            self.scrub_log().await;
+        }
+        Ok(())
+    }
+
+    /// Deletes: the row is marked, the name given up, keys `revoked` and wiped, waiting recipients and messages signed by or waiting for this
+    /// domain `cancelled` with an event each. False if there is none. `event_id` makes ids for those events.
+    /// A recipient that is being sent to is left to its worker; what would make it wait again makes it `cancelled`.
+    pub async fn delete_domain(
+        &self,
+        tenant: &str,
+        domain_id: &str,
+        at: i64,
+        event_id: &(dyn Fn() -> String + Send + Sync),
+        audit: &AuditRow,
+    ) -> Result<bool, StoreError> {
+        for _ in 0..DELETE_TRIES {
+            // The ids are made here, since `event_id` does not outlive this call; some more than needed, as mail may come in meanwhile.
+            let needed = self.count_waiting(tenant, domain_id).await?;
+            let ids: Vec<String> = (0..needed + needed / 4 + 16).map(|_| event_id()).collect();
+            let deletion =
+                Deletion { tenant: tenant.to_owned(), domain_id: domain_id.to_owned(), at, ids, audit: audit.clone() };
+            match self.write(move |conn| Box::pin(deletion.run(conn))).await {
+                Err(StoreError::Stale) => {}
+                Ok(true) => {
+                    self.scrub_log().await;
+                    return Ok(true);
+                }
+                other => return other,
+            }
+        }
+        Err(StoreError::Stale)
+    }
+
+    async fn count_waiting(&self, tenant: &str, domain_id: &str) -> Result<i64, StoreError> {
+        let row = sql("SELECT COUNT(*) AS n FROM recipients JOIN messages ON messages.id = recipients.message_id
+                       WHERE messages.tenant_id = $1 AND messages.domain_id = $2 AND recipients.status IN
+                       ('queued', 'deferred', 'scheduled', 'held', 'awaiting_signature')")
+        .bind(tenant)
+        .bind(domain_id)
+        .fetch_one(self.readers())
+        .await?;
+        Ok(row.try_get("n")?)
+    }
+}
+
+async fn apply(
+    conn: &mut SqliteConnection,
+    tenant: &str,
+    domain_id: &str,
+    seen_version: i64,
+    change: &DomainChange,
+) -> Result<(), StoreError> {
+    let row = sql("SELECT name, version FROM domains WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL")
+        .bind(tenant)
+        .bind(domain_id)
+        .fetch_optional(&mut *conn)
+        .await?
+        .ok_or(StoreError::Stale)?;
+    if row.try_get::<i64, _>("version")? != seen_version {
+        return Err(StoreError::Stale);
+    }
+    if let Some(claim) = &change.claim {
+        if claim.name != row.try_get::<&str, _>("name")? {
+            return Err(StoreError::Contested);
+        }
+        take_name(conn, domain_id, claim).await?;
+    }
+    update_domain(conn, tenant, domain_id, change).await?;
+    for key in &change.keys {
+        update_key(conn, tenant, domain_id, key).await?;
+    }
+    if let Some(check) = &change.check {
+        insert_check(conn, tenant, domain_id, check).await?;
+    }
+    for event in &change.events {
+        insert_event(conn, event).await?;
+    }
+    for audit in &change.audit {
+        insert_audit(conn, audit).await?;
+    }
+    Ok(())
+}
+
+/// Compare-and-swap on the name's version. Who owns it already keeps it as it is, with the time of the first proof.
+async fn take_name(conn: &mut SqliteConnection, domain_id: &str, claim: &Claim) -> Result<(), StoreError> {
+    let seen = name_version(conn, &claim.name).await?;
+    if seen.version != claim.seen_version {
+        return Err(StoreError::Contested);
+    }
+    if seen.owner.as_ref().is_some_and(|owner| owner.domain_id == domain_id) {
+        return Ok(());
+    }
+    sql("INSERT INTO names (name, owner_domain_id, version, proven_at) VALUES ($1, $2, 1, $3)
+         ON CONFLICT (name) DO UPDATE SET owner_domain_id = $2, version = names.version + 1, proven_at = $3")
+    .bind(&claim.name)
+    .bind(domain_id)
+    .bind(claim.at)
+    .execute(&mut *conn)
+    .await?;
+    let Some(loser) = seen.owner else { return Ok(()) };
+    sql("UPDATE domains SET ownership = 'lost', signing = 'suspended', signing_reason = 'ownership_lost',
+                version = version + 1 WHERE id = $1 AND tenant_id = $2")
+    .bind(&loser.domain_id)
+    .bind(&loser.tenant_id)
+    .execute(&mut *conn)
+    .await?;
+    if let Some(event) = &claim.loser_event {
+        // Whoever made the event: it is the loser's.
+        let event = EventRow { tenant_id: loser.tenant_id, ..event.clone() };
+        insert_event(conn, &event).await?;
+    }
+    Ok(())
+}
+
+async fn update_domain(
+    conn: &mut SqliteConnection,
+    tenant: &str,
+    domain_id: &str,
+    change: &DomainChange,
+) -> Result<(), StoreError> {
+    sql("UPDATE domains SET version = version + 1 WHERE tenant_id = $1 AND id = $2")
+        .bind(tenant)
+        .bind(domain_id)
+        .execute(&mut *conn)
+        .await?;
+    if let Some((ownership, proven_at)) = &change.ownership {
+        sql("UPDATE domains SET ownership = $3, proven_at = COALESCE($4, proven_at) WHERE tenant_id = $1 AND id = $2")
+            .bind(tenant)
+            .bind(domain_id)
+            .bind(ownership)
+            .bind(*proven_at)
+            .execute(&mut *conn)
+            .await?;
+    }
+    if let Some((signing, reason)) = &change.signing {
+        sql("UPDATE domains SET signing = $3, signing_reason = $4 WHERE tenant_id = $1 AND id = $2")
+            .bind(tenant)
+            .bind(domain_id)
+            .bind(signing)
+            .bind(reason)
+            .execute(&mut *conn)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn update_key(
+    conn: &mut SqliteConnection,
+    tenant: &str,
+    domain_id: &str,
+    change: &KeyChange,
+) -> Result<(), StoreError> {
+    let (p, read_at) = match &change.published {
+        Some((p, at)) => (Some(p), Some(*at)),
+        None => (None, None),
+    };
+    let updated = sql("UPDATE dkim_keys SET state = COALESCE($4, state), published_p = COALESCE($5, published_p),
+                              published_read_at = COALESCE($6, published_read_at),
+                              published_tried_at = COALESCE($6, published_tried_at),
+                              sealed = CASE WHEN $7 THEN $8 ELSE sealed END
+                       WHERE tenant_id = $1 AND domain_id = $2 AND id = $3")
+    .bind(tenant)
+    .bind(domain_id)
+    .bind(&change.key_id)
+    .bind(&change.state)
+    .bind(p)
+    .bind(read_at)
+    .bind(change.wipe)
+    .bind(Vec::<u8>::new())
+    .execute(conn)
+    .await?;
+    if updated.rows_affected() == 0 { Err(StoreError::Stale) } else { Ok(()) }
+}
+
+struct Deletion {
+    tenant: String,
+    domain_id: String,
+    at: i64,
+    ids: Vec<String>,
+    audit: AuditRow,
+}
+
+impl Deletion {
+    /// `Stale`: there are fewer ids than recipients to cancel.
+    async fn run(self, conn: &mut SqliteConnection) -> Result<bool, StoreError> {
+        let row = sql("UPDATE domains SET deleted_at = $3, signing = 'disabled', signing_reason = NULL,
+                              version = version + 1
+                       WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING name")
+        .bind(&self.tenant)
+        .bind(&self.domain_id)
+        .bind(self.at)
+        .fetch_optional(&mut *conn)
+        .await?;
+        let Some(row) = row else { return Ok(false) };
+        let name: String = row.try_get("name")?;
+        sql("UPDATE names SET owner_domain_id = NULL, proven_at = NULL, version = version + 1
+             WHERE owner_domain_id = $1")
+        .bind(&self.domain_id)
+        .execute(&mut *conn)
+        .await?;
+        sql("UPDATE dkim_keys SET state = 'revoked', sealed = $3 WHERE tenant_id = $1 AND domain_id = $2")
+            .bind(&self.tenant)
+            .bind(&self.domain_id)
+            .bind(Vec::<u8>::new())
+            .execute(&mut *conn)
+            .await?;
+        insert_audit(conn, &self.audit).await?;
+        self.cancel_mail(conn, &name).await?;
+        Ok(true)
+    }
+
+    async fn cancel_mail(self, conn: &mut SqliteConnection, name: &str) -> Result<(), StoreError> {
+        let rows = sql("SELECT recipients.id, recipients.message_id FROM recipients
+                        JOIN messages ON messages.id = recipients.message_id
+                        WHERE messages.tenant_id = $1 AND messages.domain_id = $2 AND recipients.status IN
+                        ('queued', 'deferred', 'scheduled', 'held', 'awaiting_signature') ORDER BY recipients.id")
+        .bind(&self.tenant)
+        .bind(&self.domain_id)
+        .fetch_all(&mut *conn)
+        .await?;
+        let mut messages = BTreeSet::new();
+        let mut ids = self.ids.into_iter();
+        for row in rows {
+            let (recipient_id, message_id): (String, String) = (row.try_get("id")?, row.try_get("message_id")?);
+            sql("UPDATE recipients SET status = 'cancelled', next_attempt_at = NULL WHERE id = $1")
+                .bind(&recipient_id)
+                .execute(&mut *conn)
+                .await?;
+            let event = EventRow {
+                id: ids.next().ok_or(StoreError::Stale)?,
+                tenant_id: self.tenant.clone(),
+                kind: "message.cancelled".into(),
+                at: self.at,
+                message_id: Some(message_id.clone()),
+                recipient_id: Some(recipient_id),
+                domain: Some(name.to_owned()),
+                details: serde_json::json!({ "reason": "domain_deleted" }),
+            };
+            insert_event(conn, &event).await?;
+            messages.insert(message_id);
+        }
+        for message_id in messages {
+            // A release that is under way finds its claim gone.
+            sql("UPDATE messages SET release_at = NULL, waiting_reason = NULL, worker_id = NULL, epoch = NULL
+                 WHERE id = $1")
+            .bind(&message_id)
+            .execute(&mut *conn)
+            .await?;
+            refresh_status(conn, &message_id).await?;
+        }
+        Ok(())
+    }
+}

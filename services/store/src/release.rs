@@ -1,0 +1,183 @@
+//! Messages that wait as a whole (`scheduled`, `awaiting_signature`, `held`): claims, release, and how they get there.
+use crate::db::{json_text, sql};
+use crate::events::insert_event;
+use crate::messages::{message, message_body};
+use crate::queue::{
+    assert_claimed, cancelled_with_its_domain, domain_is_deleted, prolong, refresh_status, void_expired_leases,
+};
+use crate::status::{Phase, Status};
+use crate::{Fence, ReleaseChange, Store, StoreError, Waiting};
+use sqlx::{Row, SqliteConnection};
+
+impl Store {
+    /// Puts a claimed message back to waiting (`held` or `awaiting_signature`), unattempted. `Stale` if the fence was lost.
+    pub async fn hold(
+        &self,
+        fence: &Fence,
+        message_id: &str,
+        change: &ReleaseChange,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let (fence, message_id, change) = (fence.clone(), message_id.to_owned(), change.clone());
+        self.write(move |conn| {
+            Box::pin(async move {
+                assert_claimed(conn, &fence, &message_id).await?;
+                apply(conn, &message_id, change, now).await
+            })
+        })
+        .await?;
+        self.wake_queue();
+        Ok(())
+    }
+
+    /// Messages whose release is due, with octets, claimed under the fence so that no other process releases them too.
+    /// Also a heartbeat; `Stale` if the lease was lost.
+    pub async fn claim_waiting(&self, fence: &Fence, now: i64, limit: u32) -> Result<Vec<Waiting>, StoreError> {
+        let fence = fence.clone();
+        self.write(move |conn| {
+            Box::pin(async move {
+                prolong(conn, &fence, now).await?;
+                void_expired_leases(conn, now).await?;
+                let due = sql("SELECT id FROM messages WHERE status IN ('scheduled', 'awaiting_signature', 'held')
+                               AND release_at <= $1 AND worker_id IS NULL ORDER BY release_at, id LIMIT $2")
+                .bind(now)
+                .bind(i64::from(limit))
+                .fetch_all(&mut *conn)
+                .await?;
+                let mut waiting = Vec::new();
+                for row in due {
+                    waiting.push(claim(conn, &fence, row.try_get("id")?).await?);
+                }
+                Ok(waiting)
+            })
+        })
+        .await
+    }
+
+    /// Ends a release attempt. `Stale` if the fence was lost: nothing is written.
+    pub async fn release(
+        &self,
+        fence: &Fence,
+        message_id: &str,
+        change: &ReleaseChange,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let (fence, message_id, change) = (fence.clone(), message_id.to_owned(), change.clone());
+        self.write(move |conn| {
+            Box::pin(async move {
+                let freed = sql("UPDATE messages SET worker_id = NULL, epoch = NULL
+                                 WHERE id = $1 AND worker_id = $2 AND epoch = $3")
+                .bind(&message_id)
+                .bind(&fence.worker_id)
+                .bind(fence.epoch)
+                .execute(&mut *conn)
+                .await?;
+                if freed.rows_affected() == 0 {
+                    return Err(StoreError::Stale);
+                }
+                apply(conn, &message_id, change, now).await
+            })
+        })
+        .await?;
+        self.wake_queue();
+        Ok(())
+    }
+
+    /// Makes waiting messages of a domain due at once (its key or record became good). Scheduled ones keep their time.
+    pub async fn hurry_waiting(&self, tenant: &str, domain_id: &str, now: i64) -> Result<(), StoreError> {
+        let (tenant, domain_id) = (tenant.to_owned(), domain_id.to_owned());
+        self.write(move |conn| {
+            Box::pin(async move {
+                sql("UPDATE messages SET release_at = $3 WHERE tenant_id = $1 AND domain_id = $2
+                     AND status IN ('awaiting_signature', 'held') AND (release_at IS NULL OR release_at > $3)")
+                .bind(&tenant)
+                .bind(&domain_id)
+                .bind(now)
+                .execute(conn)
+                .await?;
+                Ok(())
+            })
+        })
+        .await?;
+        self.wake_queue();
+        Ok(())
+    }
+}
+
+async fn claim(conn: &mut SqliteConnection, fence: &Fence, message_id: &str) -> Result<Waiting, StoreError> {
+    let row = sql("UPDATE messages SET worker_id = $2, epoch = $3 WHERE id = $1 RETURNING *")
+        .bind(message_id)
+        .bind(&fence.worker_id)
+        .bind(fence.epoch)
+        .fetch_one(&mut *conn)
+        .await?;
+    let body = sql("SELECT prefix, raw FROM bodies WHERE message_id = $1").bind(message_id).fetch_one(conn).await?;
+    Ok(Waiting { message: message(&row)?, body: message_body(&body)? })
+}
+
+/// Writes what a release attempt (or a hold) found; all recipients that are not at their end go along.
+async fn apply(
+    conn: &mut SqliteConnection,
+    message_id: &str,
+    mut change: ReleaseChange,
+    now: i64,
+) -> Result<(), StoreError> {
+    if domain_is_deleted(conn, message_id).await? {
+        // Its domain went away meanwhile: neither sent nor kept waiting.
+        change.status = Status::Cancelled.as_str().into();
+        change.events.iter_mut().for_each(cancelled_with_its_domain);
+        change.events.dedup_by(|a, b| a.recipient_id == b.recipient_id);
+    }
+    let (next_attempt_at, waits) = match Status::parse(&change.status)?.phase() {
+        Phase::ToSend => (Some(now), false),
+        Phase::ToRelease => (None, true),
+        Phase::Ended => (None, false),
+        Phase::Sending => return Err(StoreError::Damaged("a release cannot end in that status".into())),
+    };
+    sql("UPDATE recipients SET status = $2, next_attempt_at = $3, worker_id = NULL, epoch = NULL
+         WHERE message_id = $1 AND status IN
+         ('scheduled', 'awaiting_signature', 'held', 'queued', 'deferred', 'sending')")
+    .bind(message_id)
+    .bind(&change.status)
+    .bind(next_attempt_at)
+    .execute(&mut *conn)
+    .await?;
+    write_signed(conn, message_id, &mut change).await?;
+    sql(
+        "UPDATE messages SET waiting_reason = $2, release_at = $3, expires_at = COALESCE($4, expires_at) WHERE id = $1",
+    )
+    .bind(message_id)
+    .bind(if waits { change.waiting_reason } else { None })
+    .bind(if waits { change.release_at } else { None })
+    .bind(change.expires_at)
+    .execute(&mut *conn)
+    .await?;
+    for event in &change.events {
+        insert_event(conn, event).await?;
+    }
+    refresh_status(conn, message_id).await
+}
+
+/// What was signed now; nothing otherwise.
+async fn write_signed(
+    conn: &mut SqliteConnection,
+    message_id: &str,
+    change: &mut ReleaseChange,
+) -> Result<(), StoreError> {
+    if let Some(body) = change.body.take() {
+        sql("UPDATE bodies SET prefix = $2, raw = $3 WHERE message_id = $1")
+            .bind(message_id)
+            .bind(body.prefix)
+            .bind(body.raw)
+            .execute(&mut *conn)
+            .await?;
+    }
+    let signatures = if change.signatures.is_empty() { None } else { Some(json_text(&change.signatures)?) };
+    sql("UPDATE messages SET signatures = COALESCE($2, signatures), size = COALESCE($3, size) WHERE id = $1")
+        .bind(message_id)
+        .bind(signatures)
+        .bind(change.size)
+        .execute(conn)
+        .await?;
+    Ok(())
+}

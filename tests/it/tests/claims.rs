@@ -1,0 +1,138 @@
+//! Who a name belongs to, when more than one tenant says so.
+#![cfg(test)]
+
+use serde_json::{Value, json};
+use signpost_it::{Answer, Tenant, World};
+
+struct Claim {
+    id: String,
+    token: String,
+    records: Vec<Value>,
+}
+
+/// Registers a name; gives the ownership token to publish.
+fn claim(tenant: &Tenant, name: &str) -> Claim {
+    let domain = tenant.api.post("/v1/domains", &json!({"name": name, "algorithm": "ed25519"})).expect(201).json();
+    let records = domain["records"].as_array().unwrap().clone();
+    let ownership = records.iter().find(|r| r["purpose"] == "ownership").unwrap();
+    assert_eq!(ownership["name"], format!("_signpost.{name}"));
+    Claim {
+        id: domain["id"].as_str().unwrap().to_owned(),
+        token: ownership["value"].as_str().unwrap().to_owned(),
+        records,
+    }
+}
+
+fn publish_keys(world: &World, claim: &Claim) {
+    for record in claim.records.iter().filter(|r| r["purpose"] == "dkim") {
+        world.named.publish(record);
+    }
+}
+
+fn check(tenant: &Tenant, claim: &Claim) -> Answer {
+    tenant.api.post_empty(&format!("/v1/domains/{}/check", claim.id))
+}
+
+fn ownership(tenant: &Tenant, claim: &Claim) -> String {
+    let domain = tenant.api.get(&format!("/v1/domains/{}", claim.id)).expect(200).json();
+    domain["ownership"].as_str().unwrap().to_owned()
+}
+
+fn send(tenant: &Tenant) -> Answer {
+    tenant.api.post(
+        "/v1/messages",
+        &json!({"from": "ann@example.test", "to": ["bob@receiver.test"], "subject": "x", "text": "y"}),
+    )
+}
+
+#[test]
+fn an_unproven_claim_blocks_nobody_and_says_nothing() {
+    let world = World::start();
+    let eve = world.app.tenant("Eve");
+    let squatted = claim(&eve, "example.test");
+    let domain = world.enabled_domain("example.test", "ed25519");
+    send(&world.tenant).expect(202);
+    assert_ne!(squatted.token, "", "tokens are made per claim");
+    assert_eq!(ownership(&eve, &squatted), "pending");
+    send(&eve).problem(403, "domain-not-allowed");
+    // Nor does another claim on a proven name.
+    let late = world.app.tenant("Late");
+    let late_claim = claim(&late, "example.test");
+    assert_ne!(late_claim.token, squatted.token);
+    send(&world.tenant).expect(202);
+    assert_eq!(world.tenant.api.get(&format!("/v1/domains/{}", domain.id)).expect(200).json()["ownership"], "verified");
+}
+
+#[test]
+fn one_tenant_cannot_register_a_name_twice() {
+    let world = World::start();
+    claim(&world.tenant, "example.test");
+    world.tenant.api.post("/v1/domains", &json!({"name": "EXAMPLE.test"})).problem(409, "domain-exists");
+}
+
+#[test]
+fn a_token_issued_after_the_owners_proof_takes_the_name_and_an_older_one_does_not() {
+    let world = World::start();
+    let bert = world.app.tenant("Bert");
+    let old = claim(&bert, "example.test");
+    let anns = claim(&world.tenant, "example.test");
+    publish_keys(&world, &anns);
+    world.named.publish_txt("_signpost.example.test", &[&anns.token]);
+    assert_eq!(check(&world.tenant, &anns).expect(200).json()["verdict"], "pass");
+    world.tenant.api.post_empty(&format!("/v1/domains/{}/signing/enable", anns.id)).expect(200);
+
+    // Bert's token is older than Ann's proof: published, it wins nothing.
+    publish_keys(&world, &old);
+    world.named.publish_txt("_signpost.example.test", &[&anns.token, &old.token]);
+    let answer = check(&bert, &old);
+    assert!(matches!(answer.status, 200 | 409), "{}", answer.text());
+    assert_ne!(ownership(&bert, &old), "verified");
+    assert_eq!(ownership(&world.tenant, &anns), "verified");
+    send(&bert).problem(403, "domain-not-allowed");
+
+    // A new claim has a newer token.
+    bert.api.delete(&format!("/v1/domains/{}", old.id)).expect(204);
+    let new = claim(&bert, "example.test");
+    assert_ne!(new.token, old.token);
+    publish_keys(&world, &new);
+    world.named.publish_txt("_signpost.example.test", &[&new.token]);
+    assert_eq!(check(&bert, &new).expect(200).json()["verdict"], "pass");
+    assert_eq!(ownership(&bert, &new), "verified");
+    assert_eq!(ownership(&world.tenant, &anns), "lost");
+    send(&world.tenant).problem(403, "domain-not-allowed");
+    bert.api.post_empty(&format!("/v1/domains/{}/signing/enable", new.id)).expect(200);
+    send(&bert).expect(202);
+
+    // The old owner's old token never wins it back.
+    world.named.publish_txt("_signpost.example.test", &[&anns.token]);
+    let answer = check(&world.tenant, &anns);
+    assert!(matches!(answer.status, 200 | 409), "{}", answer.text());
+    assert_eq!(ownership(&world.tenant, &anns), "lost");
+    assert_eq!(ownership(&bert, &new), "verified");
+    let told = world.tenant.api.get(&format!("/v1/domains/{}", anns.id)).expect(200).json();
+    assert_eq!(told["signing_reason"], "ownership_lost", "{told:#}");
+}
+
+#[test]
+fn of_claims_racing_for_a_name_exactly_one_wins() {
+    let world = World::start();
+    for name in ["example.test", "other.test", "third.test"] {
+        let tenants: Vec<Tenant> = (0..4).map(|n| world.app.tenant(&format!("Racer {n}"))).collect();
+        let claims: Vec<Claim> = tenants.iter().map(|tenant| claim(tenant, name)).collect();
+        for claim in &claims {
+            publish_keys(&world, claim);
+        }
+        let tokens: Vec<&str> = claims.iter().map(|c| c.token.as_str()).collect();
+        world.named.publish_txt(&format!("_signpost.{name}"), &tokens);
+        std::thread::scope(|scope| {
+            for (tenant, claim) in tenants.iter().zip(&claims) {
+                scope.spawn(|| {
+                    let answer = check(tenant, claim);
+                    assert!(matches!(answer.status, 200 | 409), "{}", answer.text());
+                });
+            }
+        });
+        let owners = tenants.iter().zip(&claims).filter(|(t, c)| ownership(t, c) == "verified").count();
+        assert_eq!(owners, 1, "{name}");
+    }
+}
