@@ -22,15 +22,15 @@ impl Dice {
         self.below(2) == 0
     }
 
-    pub(crate) fn pick<'t, T>(&mut self, from: &'t [T]) -> &'t T {
-        &from[self.below(from.len())]
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
     }
 
     /// An octet other than `not`, mostly printable; no CR, LF or NUL.
     fn octet(&mut self, not: Option<u8>) -> u8 {
         loop {
             let octet = match self.below(10) {
-                0 => *self.pick(b" \t"),
+                0 => self.pick(b" \t"),
                 1 => u8::try_from(self.below(256)).unwrap(),
                 _ => u8::try_from(0x21 + self.below(0x5e)).unwrap(),
             };
@@ -123,7 +123,7 @@ impl Change {
             Self::SpaceBeforeColon => {
                 let field = &mut changed.fields[any_signed(message, dice)];
                 let colon = field.iter().position(|&b| b == b':')?;
-                field.insert(colon, *dice.pick(b" \t"));
+                field.insert(colon, dice.pick(b" \t"));
             }
             Self::BodyWhiteSpace => changed.body = respaced_body(&message.body, dice)?,
             Self::SpaceAtLineEnds => changed.body = space_at_line_ends(&message.body, dice)?,
@@ -133,7 +133,7 @@ impl Change {
             }
             Self::BlankLinesAtEnd => {
                 changed.is_separated.then_some(())?;
-                changed.body.extend_from_slice(*dice.pick(&[b"\r\n ".as_slice(), b" \r\n\t\r\n", b"\r\n\t\t\r\n\r\n"]));
+                changed.body.extend_from_slice(dice.pick(&[b"\r\n ".as_slice(), b" \r\n\t\r\n", b"\r\n\t\t\r\n\r\n"]));
             }
             Self::NoLineEndsAtEnd => {
                 while changed.body.ends_with(b"\r\n") {
@@ -170,7 +170,7 @@ fn any_signed(message: &Parts, dice: &mut Dice) -> usize {
     let names = message.signed_names();
     let signed: Vec<usize> =
         (0..message.fields.len()).filter(|&i| names.contains(&naive::name(&message.fields[i]))).collect();
-    *dice.pick(&signed)
+    dice.pick(&signed)
 }
 
 fn any_signed_or_own(message: &Parts, dice: &mut Dice) -> usize {
@@ -189,13 +189,13 @@ fn change_value_octet(field: &mut Vec<u8>, dice: &mut Dice) {
     let gaps: Vec<usize> = (start..=end).filter(|&at| !b"\r\n".contains(&field[at - 1])).collect();
     match dice.below(3) {
         0 if !octets.is_empty() => {
-            let at = *dice.pick(&octets);
+            let at = dice.pick(&octets);
             field[at] = dice.octet(Some(field[at]));
         }
         1 if !octets.is_empty() => {
-            field.remove(*dice.pick(&octets));
+            field.remove(dice.pick(&octets));
         }
-        _ => field.insert(*dice.pick(&gaps), dice.octet(None)),
+        _ => field.insert(dice.pick(&gaps), dice.octet(None)),
     }
 }
 
@@ -204,13 +204,13 @@ fn change_body_octet(body: &mut Vec<u8>, dice: &mut Dice) {
     let gaps: Vec<usize> = (0..=body.len()).filter(|&at| at == 0 || body[at - 1] != b'\r').collect();
     match dice.below(3) {
         0 if !octets.is_empty() => {
-            let at = *dice.pick(&octets);
+            let at = dice.pick(&octets);
             body[at] = dice.octet(Some(body[at]));
         }
         1 if !octets.is_empty() => {
-            body.remove(*dice.pick(&octets));
+            body.remove(dice.pick(&octets));
         }
-        _ => body.insert(*dice.pick(&gaps), dice.octet(None)),
+        _ => body.insert(dice.pick(&gaps), dice.octet(None)),
     }
 }
 
@@ -241,7 +241,7 @@ fn respace_value(field: &mut Vec<u8>, dice: &mut Dice) {
         let (white, after) = rest.split_at(run);
         let may_vanish = is_at_end || after.is_empty();
         match dice.below(4) {
-            0 | 1 if !white.is_empty() || may_vanish => octets.extend_from_slice(*dice.pick(&RUNS)),
+            0 | 1 if !white.is_empty() || may_vanish => octets.extend_from_slice(dice.pick(&RUNS)),
             2 if may_vanish => {}
             _ => octets.extend_from_slice(white),
         }
@@ -264,7 +264,7 @@ fn respaced_body(body: &[u8], dice: &mut Dice) -> Option<Vec<u8>> {
     while let Some(at) = rest.iter().position(|&b| naive::is_wsp(b)) {
         let run = rest[at..].iter().position(|&b| !naive::is_wsp(b)).unwrap_or(rest.len() - at);
         octets.extend_from_slice(&rest[..at]);
-        octets.extend_from_slice(if dice.coin() { *dice.pick(&RUNS[..4]) } else { &rest[at..at + run] });
+        octets.extend_from_slice(if dice.coin() { dice.pick(&RUNS[..4]) } else { &rest[at..at + run] });
         rest = &rest[at + run..];
     }
     octets.extend_from_slice(rest);
@@ -277,7 +277,7 @@ fn space_at_line_ends(body: &[u8], dice: &mut Dice) -> Option<Vec<u8>> {
     let last = lines.pop()?;
     for line in &mut lines {
         if !line.is_empty() && dice.below(3) == 0 {
-            line.extend_from_slice(*dice.pick(&RUNS[..4]));
+            line.extend_from_slice(dice.pick(&RUNS[..4]));
         }
     }
     lines.push(last);

@@ -182,7 +182,7 @@ fn named(relaxed: bool) -> Canonicalization {
 /// The body in chunks cut anywhere: single octets, empty chunks, large ones.
 fn streamed(message: &Message<'_>, signer: &Signer, policy: &Policy, dice: &mut Dice) -> Draft {
     let mut hasher = BodyHasher::new(policy.body, None);
-    let largest = *dice.pick(&[2, 3, 10, 200, 5_000]);
+    let largest = dice.pick(&[2, 3, 10, 200, 5_000]);
     let mut rest = message.body;
     while !rest.is_empty() {
         let (chunk, after) = rest.split_at(dice.below(largest).min(rest.len()));

@@ -78,7 +78,7 @@ impl Letter {
             !body.is_ascii(),
             has(body, b"\r\n.\r\n"),
             has(body, b"\r\n--b\r\n"),
-            body.len() > 20_000,
+            body.len() > 8_000,
         ];
         FEATURES.into_iter().zip(is_there).filter_map(|(feature, is_there)| is_there.then_some(feature)).collect()
     }
@@ -127,7 +127,7 @@ pub(crate) const FEATURES: [&str; 24] = [
     "an 8-bit body",
     "a line that is a dot",
     "MIME parts",
-    "a body over 20,000 octets",
+    "a body over 8,000 octets",
 ];
 
 /// Octets of a line without its CRLF (RFC 5322 2.1.1).

@@ -12,7 +12,7 @@ mod letters;
 mod naive;
 
 use changes::{Change, Dice};
-use faults::Fault;
+use faults::{Fault, Judge};
 use judging::{Bench, CANONICALIZATIONS, Tally};
 use letters::{FEATURES, Letter, letter};
 use naive::{Parts, Relaxed};
@@ -60,7 +60,7 @@ fn examine(bench: &mut Bench, letter: &Letter) -> Result<(), String> {
     let first = dice.below(2);
     for (i, relaxed) in CANONICALIZATIONS.into_iter().enumerate() {
         // Each letter gets both algorithms, and over the letters each canonicalization gets both.
-        let algorithm = if (i + first) % 2 == 0 { KeyAlgorithm::Rsa2048 } else { KeyAlgorithm::Ed25519 };
+        let algorithm = if (i + first).is_multiple_of(2) { KeyAlgorithm::Rsa2048 } else { KeyAlgorithm::Ed25519 };
         let message = bench
             .sign(&letter.octets(), letter.policy(), relaxed, algorithm, dice)
             .map_err(|e| format!("{relaxed:?}: {e}"))?;
@@ -74,12 +74,12 @@ fn examine(bench: &mut Bench, letter: &Letter) -> Result<(), String> {
     }
     for name in OVERSIGNED {
         for change in [Change::OneMoreAbove(name), Change::OneMoreBelow(name)] {
-            let (message, relaxed) = dice.pick(&signed);
+            let (message, relaxed) = &signed[dice.below(signed.len())];
             alter(bench, change, message, *relaxed, dice)?;
         }
     }
     for change in Change::FORMAL {
-        let (message, relaxed) = dice.pick(&signed);
+        let (message, relaxed) = &signed[dice.below(signed.len())];
         bench.change(change, message, &message.form(*relaxed), *relaxed, dice)?;
     }
     Ok(())
@@ -197,6 +197,41 @@ fn each_known_fault_of_a_judge_is_still_there() {
                 passes,
                 is_right && !errs_too,
                 "{fault:?}: {judge:?} says {said}; if it passes now, the fault is mended: remove it"
+            );
+        }
+    }
+}
+
+/// The fault, who is deceived by it, and what is put in place of what.
+type Deceit = (Fault, &'static [Judge], &'static [u8], &'static [u8]);
+
+/// The same in the other direction: what such a judge does not see, it lets pass. Ours does not.
+#[test]
+fn what_a_judge_does_not_see_it_passes() {
+    let relaxed = Relaxed { header: true, body: true };
+    let signed = b"From: a@football.test\r\nSubject: x\r\n\r\nhi\r\n";
+    let cases: [Deceit; 4] = [
+        (
+            Fault::DkimPySpaceBeforeColon,
+            &[Judge::DkimPy, Judge::MailAuth],
+            b"From: a@",
+            b"From : eve@evil.test\r\nFrom: a@",
+        ),
+        (Fault::DkimPyVerticalSpace, &[Judge::DkimPy], b"Subject: x\r\n", b"Subject: x\x0b\r\n"),
+        (Fault::MailAuthSpaceBeforeColon, &[Judge::MailAuth], b"Subject: x\r\n", b"Subject : y\r\nSubject: x\r\n"),
+        (Fault::MailAuthFormFeed, &[Judge::MailAuth], b"football.test\r\n", b"foot\x0cball.test\r\n"),
+    ];
+    let mut bench = Bench::new();
+    let message = bench.sign(signed, Policy::default(), relaxed, KeyAlgorithm::Ed25519, &mut Dice(0)).unwrap().octets();
+    for (fault, deceived, old, new) in cases {
+        let at = message.windows(old.len()).position(|window| window == old).unwrap();
+        let altered = [&message[..at], new, &message[at + old.len()..]].concat();
+        assert!(fault.hides_changes() && fault.shows_in(&Parts::of(&altered), relaxed), "{fault:?}");
+        for (judge, passes, said) in bench.ask(&altered) {
+            assert_eq!(
+                passes,
+                deceived.contains(&judge),
+                "{fault:?}: {judge:?} says {said}; mended? Then remove the fault"
             );
         }
     }
