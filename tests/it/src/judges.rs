@@ -137,7 +137,7 @@ fn verdicts(answer: &Value) -> Vec<bool> {
 }
 
 /// mail-auth 0.13.3, fed from memory. Its known faults: the relaxed body hash of a body that ends in whitespace-only lines is
-/// wrong, and a changed body gives neutral instead of fail.
+/// wrong, and a changed body gives neutral instead of fail. Those that need odder messages are in tests/properties/faults.rs.
 pub struct MailAuthJudge {
     runtime: tokio::runtime::Runtime,
     authenticator: MessageAuthenticator,

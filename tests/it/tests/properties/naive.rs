@@ -95,15 +95,14 @@ pub(crate) fn value(field: &[u8]) -> &[u8] {
 }
 
 pub(crate) fn trim(mut octets: &[u8]) -> &[u8] {
-    while let Some((&first, rest)) = octets.split_first().filter(|(first, _)| is_wsp(**first)) {
-        debug_assert!(is_wsp(first));
+    while let [b' ' | b'\t', rest @ ..] = octets {
         octets = rest;
     }
     trim_end(octets)
 }
 
 pub(crate) fn trim_end(mut octets: &[u8]) -> &[u8] {
-    while let Some((_, rest)) = octets.split_last().filter(|(last, _)| is_wsp(**last)) {
+    while let [rest @ .., b' ' | b'\t'] = octets {
         octets = rest;
     }
     octets
