@@ -12,9 +12,10 @@ use super::wire::Trouble;
 use super::{Relay, RelayTls};
 use crate::messages::signing::Readiness;
 use crate::{Engine, ids};
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use signpost_store::{ClaimedRecipient, Delivery, Fence, MessageBody, Outcome, ReleaseChange, StoreError};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -211,7 +212,11 @@ impl Worker {
             let permit = Arc::clone(&self.room).try_acquire_owned().ok();
             let worker = self.clone();
             self.tasks.spawn(async move {
-                worker.deliver(delivery).await;
+                // A fault of ours must not leave recipients `sending` for good.
+                if AssertUnwindSafe(worker.deliver(&delivery)).catch_unwind().await.is_err() {
+                    tracing::error!(message = %delivery.message.id, "the delivery panicked; it is tried again");
+                    worker.not_begun(&delivery).await;
+                }
                 drop(permit);
             });
         }
@@ -247,29 +252,29 @@ impl Worker {
     }
 
     /// One claimed message, from the claim to its settled outcomes.
-    async fn deliver(&self, delivery: Delivery) {
+    async fn deliver(&self, delivery: &Delivery) {
         let now = self.engine.inner.clock.now_ms();
         if now > delivery.message.expires_at.saturating_add(EXPIRY_GRACE_MS) {
-            return self.settle_all(&delivery, |settling, recipient| settling.expired(recipient)).await;
+            return self.settle_all(delivery, |settling, recipient| settling.expired(recipient)).await;
         }
         let body = tokio::select! {
-            body = self.ready_body(&delivery) => body,
+            body = self.ready_body(delivery) => body,
             // Custody may be slow to answer; what it says then comes too late.
             () = self.carrier.abort.cancelled() => {
-                return self.settle_all(&delivery, |settling, recipient| settling.give_back(recipient, now)).await;
+                return self.settle_all(delivery, |settling, recipient| settling.give_back(recipient, now)).await;
             }
         };
         let Some(body) = body else { return };
         let payload = match checked(body) {
             Ok(payload) => payload,
-            Err(reply) => return self.reject_all(&delivery, &reply).await,
+            Err(reply) => return self.reject_all(delivery, &reply).await,
         };
         let settings = &self.engine.inner.settings;
-        match plan(&delivery, settings.delivery.relay.is_some(), settings.service_domain.as_ref()) {
-            Ok(plan) => self.carry_out(&delivery, &payload, plan).await,
+        match plan(delivery, settings.delivery.relay.is_some(), settings.service_domain.as_ref()) {
+            Ok(plan) => self.carry_out(delivery, &payload, plan).await,
             Err(cause) => {
                 tracing::error!(message = %delivery.message.id, %cause, "no envelope sender");
-                self.not_begun(&delivery).await;
+                self.not_begun(delivery).await;
             }
         }
     }
