@@ -1,4 +1,5 @@
 //! What a raw message says and what is wrong with it, every fault with the name of the field and its line.
+use super::NEVER_SENT;
 use crate::messages::request::{Faults, printable};
 use crate::{Error, FieldError};
 use signpost_dkim::Mailbox;
