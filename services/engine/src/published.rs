@@ -20,20 +20,23 @@ impl Engine {
     pub async fn refresh_published_keys(&self) -> Result<usize, Error> {
         let now = self.now_ms();
         let keys = self.inner.store.keys_to_refresh(now - REFRESH_MS, now - RETRY_MS, BATCH).await?;
-        self.read_all_published(&keys).await;
-        Ok(keys.len())
+        let count = keys.len();
+        self.read_all_published(keys).await;
+        Ok(count)
     }
 
     /// Reads several keys' records at the same time. What goes wrong with one is logged and stops no other.
-    pub(crate) async fn read_all_published(&self, keys: &[KeyRow]) {
-        let mut reads = futures_util::stream::iter(keys)
-            .map(|key| async move { (key, self.read_published(key).await) })
-            .buffer_unordered(AT_A_TIME);
-        while let Some((key, read)) = reads.next().await {
-            if let Err(error) = read {
-                tracing::warn!(key = %key.id, ?error, "what DNS said of a key could not be stored");
+    pub(crate) async fn read_all_published(&self, keys: Vec<KeyRow>) {
+        let engine = self.clone();
+        let reads = futures_util::stream::iter(keys).for_each_concurrent(AT_A_TIME, move |key| {
+            let engine = engine.clone();
+            async move {
+                if let Err(error) = engine.read_published(&key).await {
+                    tracing::warn!(key = %key.id, ?error, "what DNS said of a key could not be stored");
+                }
             }
-        }
+        });
+        reads.await;
     }
 
     /// Asks DNS for one key's record and stores what it said.

@@ -207,7 +207,7 @@ impl Engine {
                 key.state == states::ACTIVE && rested
             }));
         }
-        self.read_all_published(&due).await;
+        self.read_all_published(due).await;
         Ok(())
     }
 
