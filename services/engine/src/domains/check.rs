@@ -14,8 +14,8 @@ const CHECK_DEADLINE: Duration = Duration::from_millis(9_000);
 /// DESIGN "Enable": a passed check is good for so long.
 const CHECK_FRESH_MS: i64 = 10 * 60 * 1000;
 const CHECKS_PER_MINUTE: usize = 120;
-/// A change that lost against another one is planned anew so many times.
-const CHANGE_TRIES: usize = 5;
+/// A change that lost against another one is planned anew so many times: of parallel ones at least one wins each round.
+const CHANGE_TRIES: usize = 64;
 
 /// What DNS said, not yet applied.
 struct Observation {
