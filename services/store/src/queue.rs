@@ -8,10 +8,12 @@ use crate::status::{self, Phase, Status};
 use crate::{EventRow, KeyRow, MessageBody, MessageRow, SignatureRow, Store, StoreError};
 use futures_util::TryStreamExt;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::{Connection, Row, SqliteConnection};
 
 /// How long a worker's lease lives without a heartbeat, in ms.
 const LEASE: i64 = 20_000;
+/// A message whose rows cannot be read is looked at again after this, in ms, so that it does not stand in the others' way.
+pub(crate) const UNREADABLE_PAUSE: i64 = 10 * 60_000;
 
 /// Worker id and epoch; an outcome under an older fence is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +128,7 @@ impl Store {
 
     /// Claims due recipients (`queued` or `deferred`, `next_attempt_at` <= now) of at most `limit` messages, oldest due first, all due recipients of a message together.
     /// Also a heartbeat; `Stale` if the lease was lost. What workers without a heartbeat had claimed becomes due again.
+    /// A message that cannot be read is left out and put off.
     pub async fn claim_deliveries(&self, fence: &Fence, now: i64, limit: u32) -> Result<Vec<Delivery>, StoreError> {
         let fence = fence.clone();
         self.write(move |conn| {
@@ -134,7 +137,18 @@ impl Store {
                 void_expired_leases(conn, now).await?;
                 let mut deliveries = Vec::new();
                 for message_id in due_messages(conn, now, limit).await? {
-                    deliveries.push(claim(conn, &fence, &message_id, now).await?);
+                    let mut savepoint = conn.begin().await?;
+                    match claim(&mut savepoint, &fence, &message_id, now).await {
+                        Ok(delivery) => {
+                            savepoint.commit().await?;
+                            deliveries.push(delivery);
+                        }
+                        Err(cause @ StoreError::Damaged(_)) => {
+                            savepoint.rollback().await?;
+                            put_off(conn, &message_id, &cause, now).await?;
+                        }
+                        Err(cause) => return Err(cause),
+                    }
                 }
                 Ok(deliveries)
             })
@@ -307,6 +321,23 @@ async fn due_messages(conn: &mut SqliteConnection, now: i64, limit: u32) -> Resu
         }
     }
     Ok(messages)
+}
+
+async fn put_off(
+    conn: &mut SqliteConnection,
+    message_id: &str,
+    cause: &StoreError,
+    now: i64,
+) -> Result<(), StoreError> {
+    tracing::error!(message = message_id, %cause, "a queued message cannot be read; it is put off, the operator has to look");
+    sql("UPDATE recipients SET next_attempt_at = $2
+         WHERE message_id = $1 AND status IN ('queued', 'deferred') AND next_attempt_at <= $3")
+    .bind(message_id)
+    .bind(now + UNREADABLE_PAUSE)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 async fn claim(conn: &mut SqliteConnection, fence: &Fence, message_id: &str, now: i64) -> Result<Delivery, StoreError> {

@@ -253,6 +253,9 @@ impl Session {
             ReplyClass::Completion => return Ok(true),
             ReplyClass::Intermediate => return Err(unexpected(MAIL, &reply)),
             ReplyClass::Transient if reply.closes() => self.close(slots, Command::Mail, &reply),
+            ReplyClass::Transient | ReplyClass::Permanent if self.relay => {
+                slots.reject_open(Command::MailToRelay, &reply)
+            }
             ReplyClass::Transient | ReplyClass::Permanent => slots.reject_open(Command::Mail, &reply),
         }
         Ok(false)
@@ -313,7 +316,7 @@ impl Session {
         }
         self.quiet(CONTENT)?;
         let reply = match self.write_content(payload).await {
-            Ok(()) => self.wire.reply(CONTENT).await.map_err(|trouble| Broken { trouble, uncertain: true })?,
+            Ok(()) => self.wire.reply_to_dot(CONTENT).await.map_err(|trouble| Broken { trouble, uncertain: true })?,
             Err(broken) => self.parting_reply(broken).await?,
         };
         match reply.class() {
