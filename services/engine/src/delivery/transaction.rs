@@ -154,15 +154,15 @@ impl Session {
             let utf8 = payload.has_utf8_header()
                 || transaction.mail_from.needs_smtputf8()
                 || slots.recipients.get(index).is_some_and(|mailbox| mailbox.needs_smtputf8());
-            if payload.is_eight_bit() && !self.extensions.eight_bit_mime {
-                // RFC 6152 3, RFC 3463 3.7.
-                let text = "the server does not offer 8BITMIME, and a signed message is not converted; send it as quoted-printable or base64";
-                slots.refuse(index, Reply::ours(554, EnhancedCode::new(5, 6, 3), text));
-            } else if utf8 && !self.extensions.smtputf8 {
+            if utf8 && !self.extensions.smtputf8 {
                 // RFC 6531 3.2, 4.2.
                 let text =
                     "an address of the message has a non-ASCII local part and the server does not offer SMTPUTF8";
                 slots.refuse(index, Reply::ours(553, EnhancedCode::new(5, 6, 7), text));
+            } else if payload.is_eight_bit() && !self.extensions.eight_bit_mime {
+                // RFC 6152 3, RFC 3463 3.7.
+                let text = "the server does not offer 8BITMIME, and a signed message is not converted; send it as quoted-printable or base64";
+                slots.refuse(index, Reply::ours(554, EnhancedCode::new(5, 6, 3), text));
             } else if self.extensions.max_size.is_some_and(|limit| payload.size() > limit) {
                 // RFC 1870 6.1.
                 let limit = self.extensions.max_size.unwrap_or(0);
