@@ -1,11 +1,15 @@
 //! Messages: compose or accept raw, authorize, sign, commit.
 mod authorize;
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod cases;
 pub mod compose;
 pub mod raw;
 pub mod request;
 pub mod signing;
+#[cfg(test)]
+mod waiting_tests;
 
 use crate::rows::{
     Begin, DomainRow, EventRow, IdempotencyScope, MessageBody, MessageRow, Page, RecipientRow, SignatureRow,
