@@ -57,6 +57,7 @@ pub(super) struct Bench {
     clock: Arc<Steered>,
     inbox: Arc<Inbox>,
     relay: SocketAddr,
+    name_server: SocketAddr,
     master: String,
     _folder: tempfile::TempDir,
 }
@@ -74,10 +75,23 @@ fn settings(relay: SocketAddr) -> Settings {
     }
 }
 
-/// A DNS client whose only server refuses every question.
-fn no_dns() -> Dns {
-    let nowhere = "127.0.0.1:1".parse().unwrap();
-    Dns::new(DnsSettings { resolvers: vec![nowhere], authority_port: 1, guard: Guard::default() }).unwrap()
+/// A server that says SERVFAIL to every question (RFC 1035 4.1.1): no answer, and without a wait for it.
+async fn failing_dns() -> SocketAddr {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut octets = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut octets).await {
+            octets[2] |= 0x80;
+            octets[3] = 2;
+            let _ = socket.send_to(&octets[..length], from).await;
+        }
+    });
+    address
+}
+
+fn dns(server: SocketAddr) -> Dns {
+    Dns::new(DnsSettings { resolvers: vec![server], authority_port: server.port(), guard: Guard::default() }).unwrap()
 }
 
 impl Bench {
@@ -93,18 +107,18 @@ impl Bench {
         let handler = Arc::clone(&inbox) as Arc<dyn Handler>;
         tokio::spawn(crate::inbound::serve(listener, server, handler, CancellationToken::new()));
         let clock = Arc::new(Steered(AtomicI64::new(START_MS)));
-        let engine =
-            Engine::new(store, no_dns(), Arc::<Steered>::clone(&clock), Arc::new(SystemRandom), settings(relay));
+        let name_server = failing_dns().await;
+        let shared = Arc::<Steered>::clone(&clock);
+        let engine = Engine::new(store, dns(name_server), shared, Arc::new(SystemRandom), settings(relay));
         let key = MasterKey::generate(&SystemRandom);
         let master = key.to_base64().to_string();
         engine.offer_master_key(Some(key)).await.unwrap();
         let (tenant, issued) = engine.create_tenant("Ann").await.unwrap();
         let caller =
             Caller { tenant_id: tenant.id, key_id: issued.row.id, scopes: Scope::ALL.to_vec(), request_id: None };
-        let new =
-            crate::domains::NewDomain { name: NAME.into(), dkim_mode: None, algorithm: Some("ed25519".into()) };
+        let new = crate::domains::NewDomain { name: NAME.into(), dkim_mode: None, algorithm: Some("ed25519".into()) };
         let domain = engine.register_domain(&caller, &new).await.unwrap().row.id;
-        let bench = Self { engine, caller, domain, clock, inbox, relay, master, _folder: folder };
+        let bench = Self { engine, caller, domain, clock, inbox, relay, name_server, master, _folder: folder };
         bench.prove().await;
         let key = bench.keys().await.remove(0);
         bench.change_key(&key.id, Some(states::ACTIVE), Some(&key.public_key)).await;
@@ -166,8 +180,9 @@ impl Bench {
         self.change(DomainChange { check: Some(row), ..DomainChange::default() }).await;
     }
 
-    /// A further key, `pending`.
+    /// A further key, `pending`, a millisecond younger than any other.
     pub(super) async fn further_key(&self) -> KeyRow {
+        self.advance(1);
         let new = crate::domains::NewKey { algorithm: Some("ed25519".into()), custody: None };
         self.engine.create_domain_key(&self.caller, &self.domain, &new).await.unwrap()
     }
@@ -181,7 +196,7 @@ impl Bench {
     pub(super) fn sealed(&self) -> Engine {
         let store = self.engine.inner.store.clone();
         let clock = Arc::<Steered>::clone(&self.clock);
-        Engine::new(store, no_dns(), clock, Arc::new(SystemRandom), settings(self.relay))
+        Engine::new(store, dns(self.name_server), clock, Arc::new(SystemRandom), settings(self.relay))
     }
 
     /// The right key for it.

@@ -287,7 +287,7 @@ impl Engine {
             let details = json!({"status": message.status, "reason": reason});
             events.push(self.message_event(message, "message.held", details));
         }
-        events
+        signing::in_order(events)
     }
 
     fn refuse_loop(&self, raw: &[u8]) -> Result<(), Error> {
