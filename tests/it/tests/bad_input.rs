@@ -28,8 +28,9 @@ fn assert_refused(api: &Api, message: &Value, pointer: &str) {
     let answer = api.post("/v1/messages", message);
     answer.problem(422, "invalid-request");
     let pointers = answer.pointers();
+    let is_it = |p: &String| p == pointer || (!pointer.is_empty() && p.starts_with(&format!("{pointer}/")));
     assert!(
-        pointers.iter().any(|p| p == pointer || p.starts_with(&format!("{pointer}/"))),
+        pointers.iter().any(is_it),
         "{pointer} for {message}: {}",
         answer.text()
     );
@@ -174,15 +175,14 @@ fn header_fields_that_are_ours_are_refused_by_name() {
     for name in names {
         let answer = world.tenant.api.post("/v1/messages", &with("/headers", json!({"X-Fine": "a", name: "b"})));
         let problem = answer.problem(422, "invalid-request");
-        assert!(problem.to_string().contains(name), "{name}: {problem}");
-        assert!(!problem.to_string().contains("X-Fine"), "{problem}");
+        assert_eq!(answer.pointers(), [format!("/headers/{name}")], "{problem}");
     }
     let many = json!({"Received": "a", "X-Fine": "b", "Return-Path": "c", "Bcc": "d"});
-    let text =
-        world.tenant.api.post("/v1/messages", &with("/headers", many)).problem(422, "invalid-request").to_string();
-    for name in ["Received", "Return-Path", "Bcc"] {
-        assert!(text.contains(name), "{name}: {text}");
-    }
+    let answer = world.tenant.api.post("/v1/messages", &with("/headers", many));
+    answer.problem(422, "invalid-request");
+    let mut refused = answer.pointers();
+    refused.sort_unstable();
+    assert_eq!(refused, ["/headers/Bcc", "/headers/Received", "/headers/Return-Path"]);
     for name in ["", "X A", "X:A", "Ümlaut", "X-A\u{7f}"] {
         assert_refused(&world.tenant.api, &with("/headers", json!({name: "b"})), "/headers");
     }

@@ -271,7 +271,7 @@ impl Engine {
     }
 
     /// DESIGN: checks are at most 120 a minute per tenant.
-    fn count_check(&self, tenant: &str) -> Result<(), Error> {
+    pub(crate) fn count_check(&self, tenant: &str) -> Result<(), Error> {
         let now = self.now_ms();
         let mut recent = self.inner.recent_checks.lock().unwrap_or_else(PoisonError::into_inner);
         recent.retain(|_, starts| starts.iter().any(|at| at + 60_000 > now));

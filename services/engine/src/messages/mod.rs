@@ -1,11 +1,15 @@
 //! Messages: compose or accept raw, authorize, sign, commit.
 mod authorize;
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod cases;
 pub mod compose;
 pub mod raw;
 pub mod request;
 pub mod signing;
+#[cfg(test)]
+mod waiting_tests;
 
 use crate::rows::{
     Begin, DomainRow, EventRow, IdempotencyScope, MessageBody, MessageRow, Page, RecipientRow, SignatureRow,
@@ -283,7 +287,7 @@ impl Engine {
             let details = json!({"status": message.status, "reason": reason});
             events.push(self.message_event(message, "message.held", details));
         }
-        events
+        signing::in_order(events)
     }
 
     fn refuse_loop(&self, raw: &[u8]) -> Result<(), Error> {

@@ -275,10 +275,10 @@ impl Engine {
         prefix.extend_from_slice(signed.field.as_bytes());
         let size = i64::try_from(prefix.len() + raw.len()).unwrap_or(i64::MAX);
         let details = json!({"domain": signed.row.domain, "selector": signed.row.selector});
-        let events = vec![
+        let events = in_order(vec![
             self.message_event(message, "message.signed", details),
             self.message_event(message, "message.queued", json!({})),
-        ];
+        ]);
         Ok(ReleaseChange {
             status: "queued".into(),
             signatures: vec![signed.row],
@@ -303,6 +303,16 @@ impl Engine {
             details,
         }
     }
+}
+
+/// Events of the same millisecond are listed by id: the ids are dealt out anew so that they follow the given order.
+pub(super) fn in_order(mut events: Vec<EventRow>) -> Vec<EventRow> {
+    let mut ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
+    ids.sort_unstable();
+    for (event, id) in events.iter_mut().zip(ids) {
+        event.id = id;
+    }
+    events
 }
 
 fn unsigned(status: &str, reason: Option<String>, release_at: Option<i64>) -> ReleaseChange {
