@@ -454,3 +454,37 @@ fn a_message_over_the_limit_is_too_large_and_one_far_over_is_never_built() {
     let result = compose(&request, &ComposeContext { now_ms: NOW_MS, random: &random, max_message: 1_000 });
     assert!(matches!(result, Err(Error::TooLarge { .. })), "size comes before content");
 }
+
+/// The texts of the faults with their pointers, for a request that is refused.
+fn refused(request: &MessageRequest) -> Vec<(String, String)> {
+    match compose(request, &context(&Sequence::new(1))) {
+        Err(Error::Invalid(faults)) => {
+            faults.into_iter().map(|fault| (fault.pointer.unwrap_or_default(), fault.detail)).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn lists_over_their_limit_are_one_fault_and_not_looked_through() {
+    let mut many = request("t", "x");
+    many.tags = vec!["\0".to_owned(); 11];
+    many.metadata = (0..51).map(|_| ("same".to_owned(), "\0".to_owned())).collect();
+    many.headers = (0..101).map(|_| ("From".to_owned(), "\0".to_owned())).collect();
+    let faults: Vec<String> = refused(&many).into_iter().map(|(pointer, _)| pointer).collect();
+    assert_eq!(faults, ["/headers", "/tags", "/metadata"]);
+}
+
+#[test]
+fn a_huge_name_or_address_is_not_repeated_in_its_fault() {
+    let huge = "\u{1}".repeat(100_000);
+    let mut request = request("t", "x");
+    request.headers = vec![(huge.clone(), "v".to_owned())];
+    request.metadata = vec![(huge.clone(), "v".to_owned())];
+    request.to = vec![AddressInput::Text(format!("{} <b@example.net>", "a ".repeat(100_000)))];
+    request.cc = vec![AddressInput::Parts { email: "c@example.net".to_owned(), name: Some(huge) }];
+    let faults = refused(&request);
+    let pointers: Vec<&str> = faults.iter().map(|(pointer, _)| pointer.as_str()).collect();
+    assert_eq!(pointers, ["/to/0", "/cc/0/name", "/headers", "/metadata"]);
+    assert!(faults.iter().all(|(_, detail)| detail.len() < 1_000), "{faults:?}");
+}
