@@ -144,8 +144,8 @@ fn assert_well_formed(id: &str, prepared: &Prepared) {
     let raw = &prepared.raw;
     assert!(raw.ends_with(b"\r\n"), "{id}");
     let message = Message::parse(raw).unwrap();
-    assert!(message.body.is_ascii() && !prepared.eight_bit, "{id}");
-    if !prepared.header_utf8 {
+    assert!(message.body.is_ascii(), "{id}");
+    if raw.is_ascii() {
         check_sendable(raw).unwrap();
     }
     for name in ["Date", "From", "Subject", "Message-ID", "MIME-Version", "Content-Type"] {
@@ -267,7 +267,7 @@ fn check(case: &Case) {
     if let Some(send_at_ms) = case.expect.send_at_ms {
         assert_eq!(prepared.send_at_ms, send_at_ms, "{id}");
     }
-    assert_eq!(prepared.header_utf8, case.expect.header_utf8.unwrap_or(false), "{id}");
+    assert_eq!(!raw.is_ascii(), case.expect.header_utf8.unwrap_or(false), "{id}");
     assert_eq!(prepared.mail_from.as_ref().map(Mailbox::address), case.expect.mail_from, "{id}");
 }
 
@@ -487,4 +487,41 @@ fn a_huge_name_or_address_is_not_repeated_in_its_fault() {
     let pointers: Vec<&str> = faults.iter().map(|(pointer, _)| pointer.as_str()).collect();
     assert_eq!(pointers, ["/to/0", "/cc/0/name", "/headers", "/metadata"]);
     assert!(faults.iter().all(|(_, detail)| detail.len() < 1_000), "{faults:?}");
+}
+
+#[test]
+fn warnings_are_few_whatever_the_html_refers_to() {
+    let mut request = request("t", "x");
+    request.html = Some((0..50_000).map(|n| format!("<img src=\"cid:{n}\">")).collect());
+    let prepared = compose(&request, &context(&Sequence::new(1))).unwrap();
+    assert_eq!(prepared.warnings.len(), 21);
+    assert!(prepared.warnings[0].contains("cid:0,"), "{:?}", prepared.warnings);
+    assert_eq!(prepared.warnings[20], "and 49980 more");
+}
+
+/// Read as one URL after another, each to its end, this would take quadratic time and memory: terabytes.
+#[test]
+fn a_cid_url_inside_a_cid_url_is_part_of_it() {
+    let mut request = request("t", "x");
+    request.html = Some("=cid:".repeat(600_000));
+    let prepared = compose(&request, &context(&Sequence::new(1))).unwrap();
+    assert_eq!(prepared.warnings.len(), 1);
+    assert!(prepared.warnings[0].len() < 300, "{}", prepared.warnings[0].len());
+}
+
+#[test]
+fn too_many_attachments_are_not_decoded_and_a_huge_media_type_is_refused() {
+    let file = |content_type: &str| AttachmentInput {
+        filename: None,
+        content_type: content_type.to_owned(),
+        content: "!".to_owned(),
+        content_id: None,
+    };
+    let mut request = request("t", "x");
+    request.attachments = vec![file("x"); 501];
+    assert_eq!(refused(&request), [("/attachments".to_owned(), "more than 500 attachments".to_owned())]);
+    request.attachments = vec![file(&format!("text/plain; a=\"{}\"", "b".repeat(100_000)))];
+    request.attachments[0].content = String::new();
+    let faults = refused(&request);
+    assert_eq!((faults.len(), faults[0].0.as_str()), (1, "/attachments/0/content_type"));
 }
