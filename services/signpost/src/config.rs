@@ -272,6 +272,9 @@ fn percent_decode(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
+/// Longest time to try a message: receivers and senders alike have forgotten it by then.
+const MAX_DURATION_MS: i64 = 30 * 86_400_000;
+
 /// `5d`, `12h`, `90m`, `600s` as milliseconds.
 fn parse_duration_ms(text: &str) -> Result<i64, String> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
@@ -284,7 +287,10 @@ fn parse_duration_ms(text: &str) -> Result<i64, String> {
     };
     let number: i64 =
         number.parse().map_err(|_| "a number with one of d, h, m, s is needed, for example 5d".to_owned())?;
-    number.checked_mul(factor).filter(|ms| *ms > 0).ok_or_else(|| "out of range".to_owned())
+    number
+        .checked_mul(factor)
+        .filter(|ms| (1..=MAX_DURATION_MS).contains(ms))
+        .ok_or_else(|| "more than nothing and at most 30d is needed".to_owned())
 }
 
 /// `25MB` (decimal), `500kB`, or octets.
@@ -330,9 +336,10 @@ mod tests {
     fn durations_and_sizes() {
         assert_eq!(parse_duration_ms("5d"), Ok(432_000_000));
         assert_eq!(parse_duration_ms("90m"), Ok(5_400_000));
+        assert_eq!(parse_duration_ms("30d"), Ok(2_592_000_000));
         assert_eq!(parse_size("25MB"), Ok(25_000_000));
         assert_eq!(parse_size("1024"), Ok(1024));
-        for bad in ["", "d", "-1d", "0s", "5w", "99999999999999999d"] {
+        for bad in ["", "d", "-1d", "0s", "5w", "31d", "2592001s", "99999999999999999d"] {
             assert!(parse_duration_ms(bad).is_err(), "{bad}");
         }
         for bad in ["", "MB", "-1", "0", "25GB", "101MB"] {

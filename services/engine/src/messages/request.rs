@@ -78,12 +78,6 @@ pub struct Prepared {
     pub warnings: Vec<String>,
     /// When to send, milliseconds since the epoch; `None`: now.
     pub send_at_ms: Option<i64>,
-    /// The body has octets above 127 (raw submissions only; what we compose is 7-bit). It is never converted after signing, so it
-    /// may only go to hosts that offer 8BITMIME (RFC 6152).
-    pub eight_bit: bool,
-    /// To or Cc names an address whose local part is not ASCII, so that the header holds UTF-8 (RFC 6532). It may only go to hosts
-    /// that offer SMTPUTF8 (RFC 6531 3.4), whoever the recipient is.
-    pub header_utf8: bool,
 }
 
 /// What composing needs beside the request.
@@ -124,6 +118,35 @@ impl Faults {
             self.list.push(FieldError::in_message(None, format!("and {} more faults", self.left_off)));
         }
         if self.list.is_empty() { Ok(()) } else { Err(Error::Invalid(self.list)) }
+    }
+}
+
+/// Warnings, each once, up to a number that a caller can still read: they are stored and shown with the message.
+#[derive(Debug, Default)]
+pub(crate) struct Warnings {
+    list: Vec<String>,
+    left_off: usize,
+}
+
+impl Warnings {
+    const SHOWN: usize = 20;
+
+    pub(crate) fn push(&mut self, warning: String) {
+        if self.list.contains(&warning) {
+            return;
+        }
+        if self.list.len() < Self::SHOWN {
+            self.list.push(warning);
+        } else {
+            self.left_off += 1;
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> Vec<String> {
+        if self.left_off > 0 {
+            self.list.push(format!("and {} more", self.left_off));
+        }
+        self.list
     }
 }
 

@@ -19,7 +19,8 @@ use signpost_engine::{Engine, Settings, SystemClock};
 use signpost_keys::SystemRandom;
 use signpost_store::{Store, StoreSettings};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -85,7 +86,7 @@ pub(crate) enum Spoil {
 pub(crate) async fn run(args: SandboxArgs) -> Outcome<ExitCode> {
     telemetry::install(&args.log, args.log_format)?;
     let clock = Arc::new(SystemClock);
-    let folder = fresh_folder(&args, clock.as_ref())?;
+    let folder = fresh_folder(&args.data_dir, clock.as_ref())?;
     let zone = dns::SandboxDns::start(ZONE).await?;
     let resolver = Dns::new(DnsSettings {
         resolvers: vec![zone.address()],
@@ -148,10 +149,11 @@ fn show(args: &SandboxArgs, report: &Report) -> Outcome<()> {
     }
 }
 
-fn fresh_folder(args: &SandboxArgs, clock: &SystemClock) -> Outcome<PathBuf> {
+/// Only we may look into it: it holds mail and a master key, perhaps on a host that others use too.
+fn fresh_folder(data_dir: &Path, clock: &SystemClock) -> Outcome<PathBuf> {
     let run = signpost_engine::ids::fresh(clock, &SystemRandom);
-    let folder = args.data_dir.join("sandbox").join(run);
-    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let folder = data_dir.join("sandbox").join(run);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     Ok(std::path::absolute(folder)?)
 }
 
@@ -168,4 +170,20 @@ fn settings(smtp_port: u16) -> Outcome<Settings> {
         queue_lifetime_ms: 5 * 86_400_000,
         delivery: DeliverySettings { relay: None, smtp_port, in_flight: 8, guard: loopback_guard()? },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn nobody_else_can_look_into_the_folder_nor_into_what_is_made_above_it() {
+        let above = tempfile::tempdir().unwrap();
+        let data_dir = above.path().join("signpost-data");
+        let folder = fresh_folder(&data_dir, &SystemClock).unwrap();
+        for made in [data_dir.as_path(), &data_dir.join("sandbox"), &folder] {
+            assert_eq!(std::fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o700, "{}", made.display());
+        }
+    }
 }

@@ -5,6 +5,8 @@ use signpost_dkim::Mailbox;
 
 /// Addresses in one list that are still looked at.
 const MAX_LISTED: usize = 1_000;
+/// Octets of one address with its display name, comments and encoded-words.
+const MAX_TEXT: usize = 10_000;
 /// Octets of a display name.
 const MAX_NAME: usize = 1_000;
 
@@ -66,14 +68,14 @@ fn mailbox(pointer: &str, input: &AddressInput, faults: &mut Faults) -> Option<M
 fn any_mailbox(pointer: &str, input: &AddressInput, faults: &mut Faults) -> Option<Mailbox> {
     match input {
         AddressInput::Text(text) => {
-            if refuse_controls(pointer, text, faults) {
+            if refuse_unusable(pointer, text, faults) {
                 return None;
             }
             Mailbox::parse(text).map_err(|error| faults.push(FieldError::at(pointer, error.to_string()))).ok()
         }
         AddressInput::Parts { email, name } => {
             let name_pointer = format!("{pointer}/name");
-            let bad_name = name.as_ref().is_some_and(|name| refuse_controls(&name_pointer, name, faults));
+            let bad_name = name.as_ref().is_some_and(|name| refuse_unusable(&name_pointer, name, faults));
             let bare = address(&format!("{pointer}/email"), email, faults)?;
             if bad_name {
                 return None;
@@ -87,14 +89,18 @@ fn any_mailbox(pointer: &str, input: &AddressInput, faults: &mut Faults) -> Opti
 }
 
 fn address(pointer: &str, text: &str, faults: &mut Faults) -> Option<Mailbox> {
-    if refuse_controls(pointer, text, faults) {
+    if refuse_unusable(pointer, text, faults) {
         return None;
     }
     Mailbox::parse_address(text).map_err(|error| faults.push(FieldError::at(pointer, error.to_string()))).ok()
 }
 
-/// True where `text` has a control character, HTAB too: a name or an address has no use for any.
-fn refuse_controls(pointer: &str, text: &str, faults: &mut Faults) -> bool {
+/// True where `text` is huge or has a control character, HTAB too: a name or an address has no use for any.
+fn refuse_unusable(pointer: &str, text: &str, faults: &mut Faults) -> bool {
+    if text.len() > MAX_TEXT {
+        faults.push(FieldError::at(pointer, format!("is over {MAX_TEXT} octets")));
+        return true;
+    }
     let bad = text.contains(|c: char| c.is_ascii_control());
     if bad {
         faults.push(FieldError::at(pointer, "CR, LF, NUL and other control characters are not allowed"));

@@ -2,11 +2,14 @@
 use super::encode::{is_token, parameters};
 use super::without_bom;
 use crate::FieldError;
-use crate::messages::request::{AttachmentInput, Faults};
+use crate::messages::request::{AttachmentInput, Faults, Warnings};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
+const MAX_ATTACHMENTS: usize = 500;
+/// Octets of a media type with its parameters.
+const MAX_CONTENT_TYPE: usize = 1_000;
 const MAX_FILENAME: usize = 255;
 const MAX_PARAMETERS: usize = 10;
 const MAX_TOKEN: usize = 127;
@@ -24,7 +27,11 @@ pub(super) struct Attachment {
 }
 
 /// Decodes and checks each one; a fault names its index.
-pub(super) fn read(inputs: &[AttachmentInput], warnings: &mut Vec<String>, faults: &mut Faults) -> Vec<Attachment> {
+pub(super) fn read(inputs: &[AttachmentInput], warnings: &mut Warnings, faults: &mut Faults) -> Vec<Attachment> {
+    if inputs.len() > MAX_ATTACHMENTS {
+        faults.push(FieldError::at("/attachments", format!("more than {MAX_ATTACHMENTS} attachments")));
+        return Vec::new();
+    }
     let mut found = Vec::with_capacity(inputs.len());
     for (index, input) in inputs.iter().enumerate() {
         let mut fault =
@@ -103,6 +110,9 @@ impl MediaType {
     fn parse(text: &str) -> Result<Self, String> {
         let wrong =
             || "must be a media type such as application/pdf or text/csv; charset=utf-8 (RFC 2045 5.1)".to_owned();
+        if text.len() > MAX_CONTENT_TYPE {
+            return Err(format!("is over {MAX_CONTENT_TYPE} octets"));
+        }
         if text.contains(char::is_control) {
             return Err("CR, LF, NUL and other control characters are not allowed".to_owned());
         }
@@ -129,7 +139,7 @@ impl MediaType {
     }
 
     /// message/* may not be base64 (RFC 2046 5.2.1), and as 7bit a relay could change what the signature covers.
-    fn for_base64(self, index: usize, warnings: &mut Vec<String>) -> Self {
+    fn for_base64(self, index: usize, warnings: &mut Warnings) -> Self {
         if !self.essence.starts_with("message/") {
             return self;
         }
@@ -173,46 +183,57 @@ fn parameter(text: &str) -> Option<(&str, String, &str)> {
 }
 
 /// Warnings for `cid:` URLs without a part, and for parts that nothing refers to (RFC 2392, RFC 2387).
-pub(super) fn check_references(html: Option<&str>, attachments: &[Attachment], warnings: &mut Vec<String>) {
-    let ids: HashSet<&str> = attachments.iter().filter_map(|a| a.content_id.as_deref()).collect();
+pub(super) fn check_references(html: Option<&str>, attachments: &[Attachment], warnings: &mut Warnings) {
+    let ids: BTreeSet<&str> = attachments.iter().filter_map(|a| a.content_id.as_deref()).collect();
     let Some(html) = html else {
-        warnings
-            .extend(ids.iter().map(|id| format!("{id}: there is no html to show it in, it is sent as an attachment")));
+        for id in ids {
+            warnings.push(format!("{id}: there is no html to show it in, it is sent as an attachment"));
+        }
         return;
     };
-    let referred: HashSet<String> = referred_ids(html);
-    let mut found: Vec<String> = referred
-        .iter()
-        .filter(|id| !ids.contains(id.as_str()))
-        .map(|id| format!("html refers to cid:{id}, but no attachment has this content_id"))
-        .chain(ids.iter().filter(|id| !referred.contains(**id)).map(|id| format!("html does not refer to cid:{id}")))
-        .collect();
-    found.sort();
-    warnings.append(&mut found);
-}
-
-/// The ids of all `cid:` URLs in an attribute or a `url(...)`, url-decoded.
-fn referred_ids(html: &str) -> HashSet<String> {
-    let mut found = HashSet::new();
-    let octets = html.as_bytes();
-    for (at, _) in octets.iter().enumerate().filter(|(_, octet)| **octet == b':') {
-        let Some(start) = at.checked_sub(3).filter(|start| octets[*start..at].eq_ignore_ascii_case(b"cid")) else {
-            continue;
-        };
-        let opens = start.checked_sub(1).map(|before| octets[before]);
-        if !matches!(opens, Some(b'"' | b'\'' | b'(' | b'=' | b' ')) {
-            continue;
-        }
-        let rest = &octets[at + 1..];
-        let end = rest
-            .iter()
-            .position(|b| b.is_ascii_whitespace() || b.is_ascii_control() || b"\"'()<>".contains(b))
-            .unwrap_or(rest.len());
-        if end > 0 {
-            found.insert(percent_decoded(&rest[..end]).replace("&amp;", "&"));
+    let mut referred: HashSet<&str> = HashSet::new();
+    for id in referred_ids(html) {
+        match ids.get(id.as_str()) {
+            Some(known) => {
+                referred.insert(known);
+            }
+            None => {
+                let shown: String = id.chars().take(MAX_CONTENT_ID).collect();
+                warnings.push(format!("html refers to cid:{shown}, but no attachment has this content_id"));
+            }
         }
     }
-    found
+    for id in ids.iter().filter(|id| !referred.contains(**id)) {
+        warnings.push(format!("html does not refer to cid:{id}"));
+    }
+}
+
+/// The ids of all `cid:` URLs in an attribute or a `url(...)`, url-decoded. What stands inside one is not looked at again, so that
+/// the whole takes linear time and memory.
+fn referred_ids(html: &str) -> impl Iterator<Item = String> {
+    let octets = html.as_bytes();
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            at += octets.get(at..)?.iter().position(|octet| *octet == b':')? + 1;
+            if !begins_url(&octets[..at - 1]) {
+                continue;
+            }
+            let rest = &octets[at..];
+            let ends = |b: &u8| b.is_ascii_whitespace() || b.is_ascii_control() || b"\"'()<>".contains(b);
+            let url = &rest[..rest.iter().position(ends).unwrap_or(rest.len())];
+            at += url.len();
+            if !url.is_empty() {
+                return Some(percent_decoded(url).replace("&amp;", "&"));
+            }
+        }
+    })
+}
+
+/// True where what stands before a colon ends in the scheme `cid` at the beginning of a value.
+fn begins_url(before: &[u8]) -> bool {
+    let Some((rest, scheme)) = before.split_last_chunk::<3>() else { return false };
+    scheme.eq_ignore_ascii_case(b"cid") && matches!(rest.last(), Some(b'"' | b'\'' | b'(' | b'=' | b' '))
 }
 
 /// RFC 3986 2.1; a stray `%` stands for itself.

@@ -9,6 +9,8 @@ const MAX_HEADERS: usize = 100;
 const MAX_NAME: usize = 76;
 const MAX_VALUE: usize = 20_000;
 const MAX_URL: usize = 900;
+/// Octets of a name that a pointer repeats.
+const MAX_ECHO: usize = 300;
 
 /// Fields that we write, that receivers trust us to write, or that transport adds.
 const OWNED: [&str; 18] = [
@@ -41,13 +43,16 @@ pub(super) fn read(request: &MessageRequest, faults: &mut Faults) -> String {
     }
     let mut fields = String::new();
     for (index, (name, value)) in request.headers.iter().enumerate() {
-        let pointer = format!("/headers/{}", escape_pointer(name));
+        let pointer = entry_pointer("/headers", name);
         let before = &request.headers[..index];
         let fault = name_fault(name)
             .or_else(|| before.iter().any(|(n, _)| n.eq_ignore_ascii_case(name)).then(|| "is given twice".to_owned()))
             .or_else(|| value_fault(name, value));
         match fault {
-            Some(detail) => faults.push(FieldError::at(pointer, format!("{name:?}: {detail}"))),
+            Some(detail) => {
+                let shown: String = name.chars().take(MAX_NAME).collect();
+                faults.push(FieldError::at(pointer, format!("{shown:?}: {detail}")));
+            }
             None => fields.push_str(&unstructured(name, value.trim_matches([' ', '\t']), LongToken::Keep)),
         }
     }
@@ -60,9 +65,12 @@ pub(super) fn read(request: &MessageRequest, faults: &mut Faults) -> String {
     fields
 }
 
-/// RFC 6901 3.
-pub(super) fn escape_pointer(token: &str) -> String {
-    token.replace('~', "~0").replace('/', "~1")
+/// The pointer of an entry (RFC 6901 3). One that would only echo a huge name points to the object around it.
+pub(super) fn entry_pointer(object: &str, name: &str) -> String {
+    if name.len() > MAX_ECHO {
+        return object.to_owned();
+    }
+    format!("{object}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
 /// RFC 5322 2.2 and 3.6.8: a field name is 1*ftext.

@@ -67,7 +67,8 @@ impl Field {
         let mut gap = gap;
         while !rest.is_empty() {
             let room = FOLD_WORDS_AT.saturating_sub(self.column + gap.len());
-            let whole = WORD_OVERHEAD + encoding.length(rest);
+            // all of `rest` where it is short; more is not needed, and to measure it for every word would take quadratic time
+            let whole = WORD_OVERHEAD + encoding.length(beginning(rest, LEAST_WORD));
             let fold = room < whole.min(LEAST_WORD);
             if fold && (self.filled || gap.is_empty()) {
                 // before the first word too, where the field's name is long: `Name:` CRLF SP is a valid fold
@@ -91,6 +92,11 @@ impl Field {
         self.out.push_str("\r\n");
         self.out
     }
+}
+
+/// The first `characters` of the text.
+fn beginning(text: &str, characters: usize) -> &str {
+    text.char_indices().nth(characters).map_or(text, |(end, _)| &text[..end])
 }
 
 #[derive(Clone, Copy)]

@@ -13,7 +13,7 @@ mod quoted;
 mod tests;
 
 use super::raw::date_field;
-use super::request::{ComposeContext, Faults, MessageRequest, Prepared, check_size, fresh_message_id};
+use super::request::{ComposeContext, Faults, MessageRequest, Prepared, Warnings, check_size, fresh_message_id};
 use crate::{Error, FieldError};
 use addresses::Addresses;
 use encode::{LongToken, address_list, unstructured};
@@ -32,7 +32,7 @@ pub fn compose(request: &MessageRequest, context: &ComposeContext<'_>) -> Result
     let own_fields = custom::read(request, &mut faults);
     let send_at_ms = options::read(request, context.now_ms, &mut faults);
     texts(request, &mut faults);
-    let mut warnings = Vec::new();
+    let mut warnings = Warnings::default();
     let attachments = attachments::read(&request.attachments, &mut warnings, &mut faults);
     attachments::check_references(request.html.as_deref(), &attachments, &mut warnings);
     faults.finish()?;
@@ -40,7 +40,6 @@ pub fn compose(request: &MessageRequest, context: &ComposeContext<'_>) -> Result
     let Addresses { from, reply_to, to, cc, recipients, mail_from } = addresses;
     let from = from.ok_or_else(|| Error::Internal("a request without From passed validation".to_owned()))?;
     let message_id = fresh_message_id(context, &from);
-    let header_utf8 = to.iter().chain(&cc).any(Mailbox::needs_smtputf8);
     let mut header = header(&from, &reply_to, &to, &cc, subject, &message_id, context.now_ms);
     header.push_str(&own_fields);
     let raw = parts::build(header, request.text.as_deref(), request.html.as_deref(), &attachments, context)?;
@@ -53,10 +52,8 @@ pub fn compose(request: &MessageRequest, context: &ComposeContext<'_>) -> Result
         mail_from,
         message_id,
         subject: super::request::printable(subject),
-        warnings,
+        warnings: warnings.finish(),
         send_at_ms,
-        eight_bit: false,
-        header_utf8,
     })
 }
 

@@ -1,5 +1,5 @@
 //! What is kept beside the message and never sent: tags, metadata, send_at.
-use super::custom::escape_pointer;
+use super::custom::entry_pointer;
 use crate::FieldError;
 use crate::messages::request::{Faults, MessageRequest};
 use time::OffsetDateTime;
@@ -31,7 +31,7 @@ pub(super) fn read(request: &MessageRequest, now_ms: i64, faults: &mut Faults) -
 
 fn tags(tags: &[String], faults: &mut Faults) {
     if tags.len() > MAX_TAGS {
-        faults.push(FieldError::at("/tags", format!("more than {MAX_TAGS} tags")));
+        return faults.push(FieldError::at("/tags", format!("more than {MAX_TAGS} tags")));
     }
     for (index, tag) in tags.iter().enumerate() {
         if tag.is_empty() || tag.chars().count() > MAX_TAG || tag.contains(char::is_control) {
@@ -43,10 +43,10 @@ fn tags(tags: &[String], faults: &mut Faults) {
 
 fn metadata(metadata: &[(String, String)], faults: &mut Faults) {
     if metadata.len() > MAX_METADATA {
-        faults.push(FieldError::at("/metadata", format!("more than {MAX_METADATA} entries")));
+        return faults.push(FieldError::at("/metadata", format!("more than {MAX_METADATA} entries")));
     }
     for (index, (name, value)) in metadata.iter().enumerate() {
-        let pointer = format!("/metadata/{}", escape_pointer(name));
+        let pointer = entry_pointer("/metadata", name);
         if name.is_empty() || name.chars().count() > MAX_METADATA_NAME || name.contains(char::is_control) {
             let detail = format!("a name has 1 to {MAX_METADATA_NAME} printable characters");
             faults.push(FieldError::at(pointer, detail));

@@ -144,8 +144,8 @@ fn assert_well_formed(id: &str, prepared: &Prepared) {
     let raw = &prepared.raw;
     assert!(raw.ends_with(b"\r\n"), "{id}");
     let message = Message::parse(raw).unwrap();
-    assert!(message.body.is_ascii() && !prepared.eight_bit, "{id}");
-    if !prepared.header_utf8 {
+    assert!(message.body.is_ascii(), "{id}");
+    if raw.is_ascii() {
         check_sendable(raw).unwrap();
     }
     for name in ["Date", "From", "Subject", "Message-ID", "MIME-Version", "Content-Type"] {
@@ -267,7 +267,7 @@ fn check(case: &Case) {
     if let Some(send_at_ms) = case.expect.send_at_ms {
         assert_eq!(prepared.send_at_ms, send_at_ms, "{id}");
     }
-    assert_eq!(prepared.header_utf8, case.expect.header_utf8.unwrap_or(false), "{id}");
+    assert_eq!(!raw.is_ascii(), case.expect.header_utf8.unwrap_or(false), "{id}");
     assert_eq!(prepared.mail_from.as_ref().map(Mailbox::address), case.expect.mail_from, "{id}");
 }
 
@@ -453,4 +453,75 @@ fn a_message_over_the_limit_is_too_large_and_one_far_over_is_never_built() {
     request.attachments[0].content = "!".repeat(4_000);
     let result = compose(&request, &ComposeContext { now_ms: NOW_MS, random: &random, max_message: 1_000 });
     assert!(matches!(result, Err(Error::TooLarge { .. })), "size comes before content");
+}
+
+/// The texts of the faults with their pointers, for a request that is refused.
+fn refused(request: &MessageRequest) -> Vec<(String, String)> {
+    match compose(request, &context(&Sequence::new(1))) {
+        Err(Error::Invalid(faults)) => {
+            faults.into_iter().map(|fault| (fault.pointer.unwrap_or_default(), fault.detail)).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn lists_over_their_limit_are_one_fault_and_not_looked_through() {
+    let mut many = request("t", "x");
+    many.tags = vec!["\0".to_owned(); 11];
+    many.metadata = (0..51).map(|_| ("same".to_owned(), "\0".to_owned())).collect();
+    many.headers = (0..101).map(|_| ("From".to_owned(), "\0".to_owned())).collect();
+    let faults: Vec<String> = refused(&many).into_iter().map(|(pointer, _)| pointer).collect();
+    assert_eq!(faults, ["/headers", "/tags", "/metadata"]);
+}
+
+#[test]
+fn a_huge_name_or_address_is_not_repeated_in_its_fault() {
+    let huge = "\u{1}".repeat(100_000);
+    let mut request = request("t", "x");
+    request.headers = vec![(huge.clone(), "v".to_owned())];
+    request.metadata = vec![(huge.clone(), "v".to_owned())];
+    request.to = vec![AddressInput::Text(format!("{} <b@example.net>", "a ".repeat(100_000)))];
+    request.cc = vec![AddressInput::Parts { email: "c@example.net".to_owned(), name: Some(huge) }];
+    let faults = refused(&request);
+    let pointers: Vec<&str> = faults.iter().map(|(pointer, _)| pointer.as_str()).collect();
+    assert_eq!(pointers, ["/to/0", "/cc/0/name", "/headers", "/metadata"]);
+    assert!(faults.iter().all(|(_, detail)| detail.len() < 1_000), "{faults:?}");
+}
+
+#[test]
+fn warnings_are_few_whatever_the_html_refers_to() {
+    let mut request = request("t", "x");
+    request.html = Some((0..50_000).map(|n| format!("<img src=\"cid:{n}\">")).collect());
+    let prepared = compose(&request, &context(&Sequence::new(1))).unwrap();
+    assert_eq!(prepared.warnings.len(), 21);
+    assert!(prepared.warnings[0].contains("cid:0,"), "{:?}", prepared.warnings);
+    assert_eq!(prepared.warnings[20], "and 49980 more");
+}
+
+/// Read as one URL after another, each to its end, this would take quadratic time and memory: terabytes.
+#[test]
+fn a_cid_url_inside_a_cid_url_is_part_of_it() {
+    let mut request = request("t", "x");
+    request.html = Some("=cid:".repeat(600_000));
+    let prepared = compose(&request, &context(&Sequence::new(1))).unwrap();
+    assert_eq!(prepared.warnings.len(), 1);
+    assert!(prepared.warnings[0].len() < 300, "{}", prepared.warnings[0].len());
+}
+
+#[test]
+fn too_many_attachments_are_not_decoded_and_a_huge_media_type_is_refused() {
+    let file = |content_type: &str| AttachmentInput {
+        filename: None,
+        content_type: content_type.to_owned(),
+        content: "!".to_owned(),
+        content_id: None,
+    };
+    let mut request = request("t", "x");
+    request.attachments = vec![file("x"); 501];
+    assert_eq!(refused(&request), [("/attachments".to_owned(), "more than 500 attachments".to_owned())]);
+    request.attachments = vec![file(&format!("text/plain; a=\"{}\"", "b".repeat(100_000)))];
+    request.attachments[0].content = String::new();
+    let faults = refused(&request);
+    assert_eq!((faults.len(), faults[0].0.as_str()), (1, "/attachments/0/content_type"));
 }

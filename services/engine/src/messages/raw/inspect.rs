@@ -1,6 +1,6 @@
 //! What a raw message says and what is wrong with it, every fault with the name of the field and its line.
 use super::NEVER_SENT;
-use crate::messages::request::{Faults, printable};
+use crate::messages::request::{Faults, Warnings, printable};
 use crate::{Error, FieldError};
 use signpost_dkim::Mailbox;
 use signpost_dkim::address::{Address, parse_address_list, parse_single_mailbox};
@@ -47,7 +47,6 @@ pub(super) struct Header {
     pub(super) sender: Option<Mailbox>,
     pub(super) message_id: Option<String>,
     pub(super) subject: String,
-    pub(super) eight_bit: bool,
     pub(super) warnings: Vec<String>,
 }
 
@@ -67,7 +66,6 @@ pub(super) fn header(raw: &[u8], message: &Message<'_>, faults: &mut Faults) -> 
         sender: only(message, "Sender").and_then(|field| single_mailbox(field, faults)),
         message_id: not_empty(message, "Message-ID", faults),
         subject: only(message, "Subject").map(decoded_subject).unwrap_or_default(),
-        eight_bit: !message.body.is_ascii(),
         warnings: spaced_colons(message),
     })
 }
@@ -79,10 +77,13 @@ fn spaced_colons(message: &Message<'_>) -> Vec<String> {
     let warning = |field: &Field<'_>| {
         format!(
             "line {}: {} has white space before its colon; some verifiers do not read such a field: remove it",
-            field.line, field.name
+            field.line,
+            field.name.get(..MAX_LINE).unwrap_or(field.name)
         )
     };
-    message.fields.iter().filter(spaced).map(warning).collect()
+    let mut warnings = Warnings::default();
+    message.fields.iter().filter(spaced).map(warning).for_each(|text| warnings.push(text));
+    warnings.finish()
 }
 
 /// Mailboxes of To, Cc, Bcc and Resent-Bcc; groups count as their members (RFC 5322 3.4).

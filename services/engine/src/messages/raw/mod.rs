@@ -14,6 +14,9 @@ use inspect::Header;
 use signpost_dkim::Mailbox;
 use signpost_dkim::message::{Message, MessageError, check_sendable, normalize_line_ends};
 
+/// Envelope recipients that are still looked at one by one.
+const MAX_NAMED: usize = 1_000;
+
 /// What beside the octets a raw submission names.
 #[derive(Debug, Clone, Default)]
 pub struct RawEnvelope {
@@ -151,6 +154,11 @@ fn recipients(message: &Message<'_>, envelope: &RawEnvelope, faults: &mut Faults
 }
 
 fn named_recipients(rcpt: &[String], faults: &mut Faults) -> Vec<Mailbox> {
+    if rcpt.len() > MAX_NAMED {
+        let detail = format!("{} recipients, at most {MAX_RECIPIENTS} are allowed: split the message", rcpt.len());
+        faults.push(FieldError::at("/rcpt", detail));
+        return Vec::new();
+    }
     let mut found = Vec::new();
     for (index, text) in rcpt.iter().enumerate() {
         match Mailbox::parse_address(text) {
@@ -178,8 +186,6 @@ fn prepared(header: Header, context: &ComposeContext<'_>, add_message_id: bool) 
         subject: header.subject,
         warnings: header.warnings,
         send_at_ms: None,
-        eight_bit: header.eight_bit,
-        header_utf8: false,
     })
 }
 
