@@ -2,8 +2,9 @@
 //!
 //! A recursive resolver is asked only for the NS and address records of zones, never for the name in question: it would keep
 //! "does not exist" for up to a day (RFC 2308 5).
-use crate::direct::{self, AskError};
+use crate::direct::AskError;
 use crate::dns::{Dns, LookupError, fqdn, join_strings, name_text};
+use crate::questions::Questions;
 use crate::suffix::organizational_domain;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use hickory_proto::op::{Message, ResponseCode};
@@ -11,12 +12,19 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use signpost_dkim::SigningDomain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use tokio::time::{Instant, timeout_at};
 
 /// CNAMEs and referrals followed for one name, each at most so many.
 const HOPS_MAX: usize = 8;
-/// Addresses asked of one zone; real zones have at most 13 servers.
-const SERVERS_MAX: usize = 32;
+/// Name servers of one zone; real zones have at most 13.
+const HOSTS_MAX: usize = 13;
+/// Addresses of one name server.
+const ADDRESSES_MAX: usize = 4;
+/// Addresses asked of one zone.
+pub(crate) const SERVERS_MAX: usize = 32;
+/// NS records of one referral that are looked at.
+const REFERRED_MAX: usize = 100;
+/// Replies for one name, of all zones that referrals and CNAMEs lead to.
+const REPLIES_MAX: usize = 100;
 
 /// A server to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +87,7 @@ pub(crate) struct Replies {
 
 /// The zone of a domain, found from its organizational domain: referrals lead down from there, so that the resolver is not asked for a
 /// subdomain which does not exist yet. `Err` is a sentence.
-pub(crate) async fn locate_domain(dns: &Dns, domain: &SigningDomain, until: Instant) -> Result<Zone, String> {
+pub(crate) async fn locate_domain(questions: &Questions<'_>, domain: &SigningDomain) -> Result<Zone, String> {
     let organizational = organizational_domain(domain).unwrap_or_else(|| domain.clone());
     let Some(top) = fqdn(organizational.as_str()) else {
         return Err(format!("{organizational} is not a domain name."));
@@ -90,16 +98,16 @@ pub(crate) async fn locate_domain(dns: &Dns, domain: &SigningDomain, until: Inst
         .filter(|name| **name != organizational && name.is_at_or_below(&organizational))
         .filter_map(|name| fqdn(name.as_str()))
         .collect();
-    locate(dns, top, below, until).await
+    locate(questions, top, below).await
 }
 
 /// The zone of a name outside the tenant's zone, such as the target of a CNAME: from its parent on, so that the resolver is not asked for it.
-pub(crate) async fn locate_target(dns: &Dns, target: &Name, until: Instant) -> Result<Zone, String> {
-    locate(dns, target.base_name(), Vec::new(), until).await
+pub(crate) async fn locate_target(questions: &Questions<'_>, target: &Name) -> Result<Zone, String> {
+    locate(questions, target.base_name(), Vec::new()).await
 }
 
 /// Asks the resolver for NS at `start`, then at each parent. The `fallback` names are asked only if there was no answer for `start`.
-async fn locate(dns: &Dns, start: Name, fallback: Vec<Name>, until: Instant) -> Result<Zone, String> {
+async fn locate(questions: &Questions<'_>, start: Name, fallback: Vec<Name>) -> Result<Zone, String> {
     let mut trouble = None;
     let mut candidates = std::collections::VecDeque::from([start.clone()]);
     candidates.extend(fallback);
@@ -113,19 +121,18 @@ async fn locate(dns: &Dns, start: Name, fallback: Vec<Name>, until: Instant) -> 
         if candidate.is_root() || (skip_below_start && candidate != start && start.zone_of(&candidate)) {
             continue;
         }
-        match timeout_at(until, dns.name_servers(&candidate)).await {
-            Ok(Ok(hosts)) => {
+        match questions.name_servers(&candidate).await {
+            Ok(hosts) => {
                 let hosts = hosts.into_iter().map(|host| (host, Vec::new())).collect();
-                return Ok(zone(dns, candidate, hosts, until).await);
+                return Ok(zone(questions, candidate, hosts).await);
             }
             // An answer: no zone cut here.
-            Ok(Err(LookupError::NoName | LookupError::NoData)) => skip_below_start = true,
-            Ok(Err(LookupError::Temporary(reason))) => {
+            Err(LookupError::NoName | LookupError::NoData) => skip_below_start = true,
+            Err(LookupError::Temporary(reason)) => {
                 trouble.get_or_insert(format!("{}: {reason}", name_text(&candidate)));
-            }
-            Err(_) => {
-                trouble.get_or_insert(format!("{}: no answer in time", name_text(&candidate)));
-                break;
+                if questions.are_over() {
+                    break;
+                }
             }
         }
     }
@@ -136,23 +143,21 @@ async fn locate(dns: &Dns, start: Name, fallback: Vec<Name>, until: Instant) -> 
 }
 
 /// Resolves and judges the servers of a zone. `hosts` carry glue addresses; those without are resolved.
-async fn zone(dns: &Dns, apex: Name, hosts: BTreeMap<Name, Vec<IpAddr>>, until: Instant) -> Zone {
-    let lookups = hosts.into_iter().map(|(host, glue)| async move {
-        let host = name_text(&host);
-        if !glue.is_empty() {
-            return (host, Ok(glue));
-        }
-        let found = match timeout_at(until, dns.addresses(&host)).await {
-            Ok(Ok(addresses)) => Ok(addresses),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("no answer in time".to_owned()),
-        };
-        (host, found)
-    });
+async fn zone(questions: &Questions<'_>, apex: Name, hosts: BTreeMap<Name, Vec<IpAddr>>) -> Zone {
     let mut zone = Zone { apex, servers: Vec::new(), failed: Vec::new(), warnings: Vec::new() };
+    if hosts.len() > HOSTS_MAX {
+        zone.warnings.push(format!("Only {HOSTS_MAX} of {} name servers were asked.", hosts.len()));
+    }
+    let lookups = hosts.into_iter().take(HOSTS_MAX).map(|(host, glue)| async move {
+        let found = match glue.is_empty() {
+            true => questions.addresses(&host).await.map_err(|error| error.to_string()),
+            false => Ok(glue),
+        };
+        (name_text(&host), found)
+    });
     for (host, found) in join_all(lookups).await {
         match found {
-            Ok(addresses) => zone.add(dns, &host, addresses),
+            Ok(addresses) => zone.add(questions.dns(), &host, addresses),
             Err(reason) => zone.failed.push((host.clone(), format!("its address cannot be found ({reason})"))),
         }
     }
@@ -165,7 +170,10 @@ async fn zone(dns: &Dns, apex: Name, hosts: BTreeMap<Name, Vec<IpAddr>>, until: 
 
 impl Zone {
     fn add(&mut self, dns: &Dns, host: &str, addresses: Vec<IpAddr>) {
-        for address in addresses {
+        if addresses.len() > ADDRESSES_MAX {
+            self.warnings.push(format!("Only {ADDRESSES_MAX} of {} addresses of {host} were asked.", addresses.len()));
+        }
+        for address in addresses.into_iter().take(ADDRESSES_MAX) {
             let label = format!("{host} ({address})");
             let socket = SocketAddr::new(address, dns.authority_port());
             if !dns.guard().permits(address) {
@@ -182,19 +190,18 @@ impl Zone {
     }
 }
 
-/// Asks every server of the zone for TXT at `name`, all at once.
-pub(crate) async fn txt(dns: &Dns, zone: &Zone, name: &Name, until: Instant) -> Replies {
-    follow(Walk { dns, zone: zone.clone(), name: name.clone(), aliases: Vec::new(), hops: 0, until }).await
+/// Asks the servers of the zone for TXT at `name`, all at once: every one, or as many as the questions allow for.
+pub(crate) async fn txt(questions: &Questions<'_>, zone: &Zone, name: &Name) -> Replies {
+    follow(Walk { questions, zone: zone.clone(), name: name.clone(), aliases: Vec::new(), hops: 0 }).await
 }
 
 struct Walk<'a> {
-    dns: &'a Dns,
+    questions: &'a Questions<'a>,
     zone: Zone,
     /// The name to ask for now.
     name: Name,
     aliases: Vec<Name>,
     hops: usize,
-    until: Instant,
 }
 
 /// What one reply leads to.
@@ -211,11 +218,13 @@ fn follow(walk: Walk<'_>) -> BoxFuture<'_, Replies> {
         for (server, reason) in &walk.zone.failed {
             replies.push(server.clone(), Outcome::Failed(reason.clone()), &walk.aliases);
         }
-        let questions = walk.zone.servers.iter().map(|server| ask_server(server, &walk));
-        let answers = join_all(questions).await;
+        // where fewer are asked than there are, they are spread, since the addresses of one host stand together
+        let step = walk.zone.servers.len().div_ceil(walk.questions.servers()).max(1);
+        let servers: Vec<&Server> = walk.zone.servers.iter().step_by(step).collect();
+        let answers = join_all(servers.iter().map(|server| ask_server(server, &walk))).await;
         let mut referrals: BTreeMap<Name, BTreeMap<Name, Vec<IpAddr>>> = BTreeMap::new();
         let mut targets: BTreeMap<Vec<Name>, String> = BTreeMap::new();
-        for (server, answer) in walk.zone.servers.iter().zip(answers) {
+        for (server, answer) in servers.into_iter().zip(answers) {
             match answer.map(|message| read(&message, &walk)) {
                 Ok(Step::Done(outcome, aliases)) => replies.push(server.label.clone(), outcome, &aliases),
                 Ok(Step::Referral { apex, hosts }) => referrals.entry(apex).or_default().extend(hosts),
@@ -234,7 +243,7 @@ fn follow(walk: Walk<'_>) -> BoxFuture<'_, Replies> {
             }
         }
         for (apex, hosts) in referrals {
-            let next = zone(walk.dns, apex, hosts, walk.until).await;
+            let next = zone(walk.questions, apex, hosts).await;
             replies.merge(descend(&walk, next, walk.name.clone(), walk.aliases.clone()).await);
         }
         for (aliases, server) in targets {
@@ -247,11 +256,11 @@ fn follow(walk: Walk<'_>) -> BoxFuture<'_, Replies> {
 
 /// Some servers fail on a TXT question where CNAMEs form a loop; the CNAME itself they do tell.
 async fn ask_server(server: &Server, walk: &Walk<'_>) -> Result<Message, AskError> {
-    let reply = direct::ask(server.address, &walk.name, RecordType::TXT, walk.until).await?;
+    let reply = walk.questions.direct(server.address, &walk.name, RecordType::TXT).await?;
     if reply.metadata.response_code != ResponseCode::ServFail {
         return Ok(reply);
     }
-    match direct::ask(server.address, &walk.name, RecordType::CNAME, walk.until).await {
+    match walk.questions.direct(server.address, &walk.name, RecordType::CNAME).await {
         Ok(alias) if alias.answers.iter().any(|record| record.record_type() == RecordType::CNAME) => Ok(alias),
         Ok(_) | Err(_) => Ok(reply),
     }
@@ -265,17 +274,14 @@ async fn descend(walk: &Walk<'_>, next: Zone, name: Name, aliases: Vec<Name>) ->
         replies.push(next.apex_text(), Outcome::Failed(reason), &aliases);
         return replies;
     }
-    follow(Walk { dns: walk.dns, zone: next, name, aliases, hops: walk.hops + 1, until: walk.until }).await
+    follow(Walk { questions: walk.questions, zone: next, name, aliases, hops: walk.hops + 1 }).await
 }
 
 /// Finds the zone of a CNAME's target and asks there. `server` is who named the target.
 async fn chase(walk: &Walk<'_>, aliases: Vec<Name>, server: String) -> Replies {
     let Some(target) = aliases.last().cloned() else { return Replies::default() };
-    let located = if walk.zone.holds(&target) {
-        Ok(walk.zone.clone())
-    } else {
-        locate_target(walk.dns, &target, walk.until).await
-    };
+    let located =
+        if walk.zone.holds(&target) { Ok(walk.zone.clone()) } else { locate_target(walk.questions, &target).await };
     match located {
         Ok(next) => descend(walk, next, target, aliases).await,
         Err(reason) => {
@@ -292,11 +298,19 @@ async fn chase(walk: &Walk<'_>, aliases: Vec<Name>, server: String) -> Replies {
 
 impl Replies {
     fn push(&mut self, server: String, outcome: Outcome, aliases: &[Name]) {
-        self.list.push(Reply { server, outcome, aliases: aliases.to_vec() });
+        self.add(Reply { server, outcome, aliases: aliases.to_vec() });
+    }
+
+    fn add(&mut self, reply: Reply) {
+        if self.list.len() < REPLIES_MAX {
+            self.list.push(reply);
+        } else {
+            self.warnings.insert(format!("Only the first {REPLIES_MAX} replies were judged."));
+        }
     }
 
     fn merge(&mut self, other: Self) {
-        self.list.extend(other.list);
+        other.list.into_iter().for_each(|reply| self.add(reply));
         self.warnings.extend(other.warnings);
     }
 }
@@ -375,7 +389,9 @@ fn referral(message: &Message, walk: &Walk<'_>) -> Option<(Name, BTreeMap<Name, 
         if !walk.zone.holds(host) {
             return Vec::new();
         }
-        message.additionals.iter().filter(|r| r.name == *host).filter_map(|r| r.data.ip_addr()).collect()
+        let all = message.additionals.iter().filter(|r| r.name == *host).filter_map(|r| r.data.ip_addr());
+        all.take(ADDRESSES_MAX).collect()
     };
-    Some((cut.clone(), hosts.map(|host| (host.clone(), glue(&host))).collect()))
+    let hosts: BTreeSet<Name> = hosts.take(REFERRED_MAX).collect();
+    Some((cut.clone(), hosts.iter().map(|host| (host.clone(), glue(host))).collect()))
 }

@@ -1,8 +1,10 @@
 //! The check: ask every authoritative server for each record and say exactly what is wrong.
-use crate::authority::{self, Outcome, Replies, Reply, Zone};
+use crate::authority::{self, Outcome, Replies, Reply, SERVERS_MAX, Zone};
+use crate::bounds::bounded;
 use crate::dns::{Dns, LookupError, fqdn, name_text};
 use crate::judge::{self, Verdict};
 use crate::misplaced;
+use crate::questions::Questions;
 use crate::spf_check::SpfCheck;
 use crate::suffix::organizational_domain;
 use futures_util::future::join_all;
@@ -12,6 +14,18 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
+
+/// Questions for the records of one check, and for those of them that may stand at another name.
+const QUESTIONS_MAX: usize = 600;
+const PROBES_MAX: usize = 200;
+/// Servers of the zone that are asked for a record at a wrong name: a hint needs no more.
+const PROBED_SERVERS: usize = 4;
+/// Questions for one key before sending.
+const KEY_QUESTIONS_MAX: usize = 100;
+/// Warnings of one verdict.
+const VERDICT_WARNINGS: usize = 20;
+/// Servers that an explanation names where they do not agree.
+const NAMED_SERVERS: usize = 12;
 
 /// Kept back from the deadline, so that what was answered until then is still judged.
 const JUDGING_TIME: Duration = Duration::from_millis(200);
@@ -167,21 +181,23 @@ impl Finding {
 pub async fn check(dns: &Dns, domain: &SigningDomain, expected: &[Expected], deadline: Duration) -> Vec<Finding> {
     let until = Instant::now() + deadline;
     let answers_until = Instant::now() + deadline.saturating_sub(JUDGING_TIME);
-    let located = authority::locate_domain(dns, domain, answers_until).await;
-    join_all(expected.iter().map(|expected| async {
+    let questions = Questions::new(dns, answers_until, QUESTIONS_MAX, SERVERS_MAX);
+    let probes = Questions::new(dns, answers_until, PROBES_MAX, PROBED_SERVERS);
+    let located = authority::locate_domain(&questions, domain).await;
+    let findings = join_all(expected.iter().map(|expected| async {
         let zone = match &located {
             Ok(zone) => zone,
             Err(reason) => return Finding::unreachable(unreachable_text(&expected.name, reason)),
         };
-        let check = Check { dns, domain, zone, until: answers_until };
+        let check = Check { questions: &questions, probes: &probes, domain, zone };
         timeout_at(until, check.run(expected)).await.unwrap_or_else(|_| {
             Finding::unreachable(unreachable_text(
                 &expected.name,
                 "The servers did not answer within the time for this check.",
             ))
         })
-    }))
-    .await
+    }));
+    findings.await.into_iter().zip(expected).map(|(finding, expected)| bounded(finding, &expected.want)).collect()
 }
 
 /// The p= value now served for a key record, for the self-check before sending: asks authoritative servers, then the recursive resolver.
@@ -195,8 +211,9 @@ pub async fn read_published_key(
 ) -> Result<Option<String>, LookupError> {
     let until = Instant::now() + deadline;
     let Some(owner) = fqdn(name) else { return Err(LookupError::NoName) };
-    let replies = match authority::locate_domain(dns, domain, until).await {
-        Ok(zone) if zone.holds(&owner) => authority::txt(dns, &zone, &owner, until).await,
+    let questions = Questions::new(dns, until, KEY_QUESTIONS_MAX, SERVERS_MAX);
+    let replies = match authority::locate_domain(&questions, domain).await {
+        Ok(zone) if zone.holds(&owner) => authority::txt(&questions, &zone, &owner).await,
         Ok(_) | Err(_) => Replies::default(),
     };
     let mut keys: Vec<Option<String>> = replies
@@ -235,10 +252,10 @@ fn unreachable_text(name: &str, reason: &str) -> String {
 }
 
 struct Check<'a> {
-    dns: &'a Dns,
+    questions: &'a Questions<'a>,
+    probes: &'a Questions<'a>,
     domain: &'a SigningDomain,
     zone: &'a Zone,
-    until: Instant,
 }
 
 impl Check<'_> {
@@ -262,7 +279,7 @@ impl Check<'_> {
 
     /// The finding for one name.
     async fn at(&self, owner: &Name, want: &Want) -> Finding {
-        let replies = self.ask(owner).await;
+        let replies = self.ask(self.questions, owner).await;
         let name = name_text(owner);
         let mut judged: BTreeMap<&Outcome, Verdict> = BTreeMap::new();
         for reply in &replies.list {
@@ -277,12 +294,12 @@ impl Check<'_> {
     }
 
     /// The authoritative answers for a name, from the tenant's zone or, for a name outside of it, from the zone where it lives.
-    async fn ask(&self, owner: &Name) -> Replies {
+    async fn ask(&self, questions: &Questions<'_>, owner: &Name) -> Replies {
         if self.zone.holds(owner) {
-            return authority::txt(self.dns, self.zone, owner, self.until).await;
+            return authority::txt(questions, self.zone, owner).await;
         }
-        match authority::locate_target(self.dns, owner, self.until).await {
-            Ok(zone) => authority::txt(self.dns, &zone, owner, self.until).await,
+        match authority::locate_target(questions, owner).await {
+            Ok(zone) => authority::txt(questions, &zone, owner).await,
             Err(reason) => Replies { warnings: [reason].into(), ..Replies::default() },
         }
     }
@@ -303,7 +320,7 @@ impl Check<'_> {
             Want::Ownership { value } => judge::ownership(name, value, texts),
             Want::DkimKey { key } => judge::dkim(name, key, texts),
             Want::Dmarc => judge::dmarc(name, texts),
-            Want::Spf { egress } => SpfCheck { dns: self.dns, until: self.until }.verdict(name, egress, texts).await,
+            Want::Spf { egress } => SpfCheck { questions: self.questions }.verdict(name, egress, texts).await,
         }
     }
 
@@ -339,7 +356,7 @@ impl Check<'_> {
     /// The records at a name of this zone, if they are what was wanted or nearly.
     async fn ours_at(&self, name: &str, want: &Want) -> Option<Vec<String>> {
         let owner = fqdn(name).filter(|owner| self.zone.holds(owner))?;
-        self.ask(&owner).await.list.into_iter().find_map(|reply| match reply.outcome {
+        self.ask(self.probes, &owner).await.list.into_iter().find_map(|reply| match reply.outcome {
             Outcome::Texts(texts) if misplaced::is_ours(want, &texts) => Some(texts),
             Outcome::Texts(_) | Outcome::Nothing | Outcome::BrokenAlias(_) | Outcome::Failed(_) => None,
         })
@@ -357,7 +374,7 @@ fn combine(name: &str, replies: &Replies, verdicts: &[(&Reply, &Verdict)]) -> Fi
         if verdict.status == Status::Unreachable {
             push_new(&mut warnings, format!("{}: {}.", reply.server, verdict.explanation));
         }
-        for warning in &verdict.warnings {
+        for warning in verdict.warnings.iter().take(VERDICT_WARNINGS) {
             push_new(&mut warnings, warning.clone());
         }
     }
@@ -375,6 +392,7 @@ fn combine(name: &str, replies: &Replies, verdicts: &[(&Reply, &Verdict)]) -> Fi
     if answered.iter().any(|(_, verdict)| verdict.status != worst.status) {
         let said: Vec<String> = answered
             .iter()
+            .take(NAMED_SERVERS)
             .map(|(reply, verdict)| format!("{} says {}", reply.server, verdict.status.as_str()))
             .collect();
         explanation = format!("The servers do not agree: {}. {explanation}", said.join(", "));

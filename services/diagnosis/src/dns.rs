@@ -9,12 +9,17 @@ use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::system_conf::read_system_conf;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// How long one question to a recursive resolver may take before it is asked again.
 const RESOLVER_TIMEOUT: Duration = Duration::from_millis(2500);
 /// How often a recursive resolver is asked again after silence.
 const RESOLVER_ATTEMPTS: usize = 1;
+
+/// Sockets of all checks together.
+const CHECK_SOCKETS: usize = 256;
 
 /// Where to ask.
 #[derive(Debug, Clone)]
@@ -56,6 +61,8 @@ pub struct Dns {
     resolver: TokioResolver,
     authority_port: u16,
     guard: crate::guard::Guard,
+    /// Sockets that checks may have open at once, in the whole process: file descriptors are finite.
+    sockets: Arc<Semaphore>,
 }
 
 impl Dns {
@@ -76,7 +83,12 @@ impl Dns {
             .with_options(options())
             .build()
             .map_err(|error| LookupError::Temporary(format!("the resolver cannot be set up: {error}")))?;
-        Ok(Self { resolver, authority_port: settings.authority_port, guard: settings.guard })
+        Ok(Self {
+            resolver,
+            authority_port: settings.authority_port,
+            guard: settings.guard,
+            sockets: Arc::new(Semaphore::new(CHECK_SOCKETS)),
+        })
     }
 
     /// TXT through the recursive resolver, CNAMEs followed; the strings of each record joined with nothing between. Non-UTF-8 octets become U+FFFD.
@@ -139,6 +151,11 @@ impl Dns {
     /// The judge of addresses that DNS names.
     pub(crate) fn guard(&self) -> &crate::guard::Guard {
         &self.guard
+    }
+
+    /// The sockets that checks share.
+    pub(crate) fn sockets(&self) -> &Semaphore {
+        &self.sockets
     }
 
     /// For mail-auth, which wraps the same resolver and so keeps no cache either.

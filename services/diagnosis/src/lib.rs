@@ -1,5 +1,6 @@
 //! DNS: the check of what a tenant published, with explanations; SPF and DMARC evaluation and alignment.
 mod authority;
+mod bounds;
 pub mod check;
 mod direct;
 mod dmarc;
@@ -8,6 +9,7 @@ pub mod evaluate;
 pub mod guard;
 mod judge;
 mod misplaced;
+mod questions;
 mod results;
 mod spf;
 mod spf_check;

@@ -5,7 +5,7 @@ use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::spf::{Spf, verify::SpfParameters};
 use mail_auth::{MX, MessageAuthenticator, Parameters, RecordSet, ResolverCache, Txt, common::cache::NoCache};
 use std::borrow::Borrow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -185,6 +185,9 @@ fn check_network<A: std::str::FromStr>(rest: &str, max: u8) -> Result<(), String
     length.map_or(Ok(()), |digits| prefix_length(digits, max))
 }
 
+/// Hints on one record.
+const MAX_HINTS: usize = 10;
+
 /// A hint on terms that are no fault by the letter but rarely what was meant.
 pub(crate) fn suspicious_terms(record: &str) -> Vec<String> {
     terms(record)
@@ -195,6 +198,7 @@ pub(crate) fn suspicious_terms(record: &str) -> Vec<String> {
                 .contains(&bare(name).to_ascii_lowercase().as_str())
                 .then(|| format!("`{term}` is an unknown modifier and ignored; write `{name}:{value}`"))
         })
+        .take(MAX_HINTS)
         .collect()
 }
 
@@ -230,6 +234,7 @@ fn join<'a>(terms: impl Iterator<Item = &'a str>) -> String {
 /// and the mildest `all` that was there, because a stricter one could refuse mail that is delivered today. `+all` is never taken over.
 pub(crate) fn merge(records: &[String]) -> String {
     let mut merged: Vec<String> = Vec::new();
+    let mut seen = HashSet::new();
     let mut end: Option<&str> = None;
     let mildness = |term: &str| match term.chars().next() {
         Some('?') => 2,
@@ -245,8 +250,9 @@ pub(crate) fn merge(records: &[String]) -> String {
             continue;
         }
         let term = redirect_target(term).map_or_else(|| term.to_owned(), |target| format!("include:{target}"));
-        let is_second_exp = term.starts_with("exp=") && merged.iter().any(|other| other.starts_with("exp="));
-        if !is_second_exp && !merged.iter().any(|other| other.eq_ignore_ascii_case(&term)) {
+        // RFC 7208 6: exp= at most once.
+        let key = if term.starts_with("exp=") { "exp=".to_owned() } else { term.to_ascii_lowercase() };
+        if seen.insert(key) {
             merged.push(term);
         }
     }

@@ -1,17 +1,19 @@
 //! The verdict on an SPF record: evaluated for the addresses that mail leaves from, with the record to publish instead.
 use crate::check::Status;
-use crate::dns::Dns;
 use crate::evaluate::{SpfResult, Transaction};
 use crate::judge::Verdict;
+use crate::questions::Questions;
 use crate::spf;
 use futures_util::future::join_all;
 use std::net::IpAddr;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
+
+/// Lookups of one evaluation (RFC 7208 4.6.4).
+const LOOKUPS: usize = 10;
 
 /// What the evaluation needs.
 pub(crate) struct SpfCheck<'a> {
-    pub(crate) dns: &'a Dns,
-    pub(crate) until: Instant,
+    pub(crate) questions: &'a Questions<'a>,
 }
 
 impl SpfCheck<'_> {
@@ -65,7 +67,10 @@ impl SpfCheck<'_> {
     async fn result(&self, name: &str, found: &str, ip: IpAddr) -> (SpfResult, Option<String>) {
         let mail_from = format!("postmaster@{name}");
         let transaction = Transaction { ip, helo: name, mail_from: &mail_from };
-        timeout_at(self.until, spf::evaluate_record(self.dns, name, found, &transaction))
+        if let Err(reason) = self.questions.spend(LOOKUPS) {
+            return (SpfResult::Temperror, Some(reason));
+        }
+        timeout_at(self.questions.until(), spf::evaluate_record(self.questions.dns(), name, found, &transaction))
             .await
             .unwrap_or_else(|_| (SpfResult::Temperror, Some("the DNS lookups took too long".to_owned())))
     }

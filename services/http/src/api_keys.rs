@@ -1,6 +1,7 @@
 //! API keys of the tenant.
 use crate::body::JsonBody;
 use crate::caller::{Admin, Authorized};
+use crate::json::Bounded;
 use crate::openapi::problems;
 use crate::page::{Page, timestamp};
 use crate::problem::Problem;
@@ -39,7 +40,7 @@ pub(crate) struct NewApiKey {
     name: String,
     /// At least one, and none that the calling key lacks.
     #[schema(value_type = Vec<ScopeName>)]
-    scopes: Vec<String>,
+    scopes: Bounded<String, 100>,
     /// When it stops working; never unless given.
     #[schema(format = DateTime)]
     expires_at: Option<String>,
@@ -96,7 +97,7 @@ pub(crate) type ApiKeyPage = Page<ApiKey>;
 
 problems! { CreateProblems: InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout }
 problems! { ListProblems: InvalidRequest }
-problems! { RevokeProblems: NotFound }
+problems! { RevokeProblems: NotFound InvalidRequest }
 
 /// Make an API key
 ///
@@ -106,9 +107,10 @@ problems! { RevokeProblems: NotFound }
 pub(crate) async fn create_api_key(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<Admin>,
+    Query(()): Query<()>,
     JsonBody { value: new, .. }: JsonBody<NewApiKey>,
 ) -> Result<(StatusCode, Json<IssuedApiKey>), Problem> {
-    let issued = state.engine.create_api_key(&caller, &new.name, &new.scopes, new.expires_at.as_deref()).await?;
+    let issued = state.engine.create_api_key(&caller, &new.name, &new.scopes.0, new.expires_at.as_deref()).await?;
     Ok((StatusCode::CREATED, Json(IssuedApiKey { key: issued.row.into(), api_key: issued.token })))
 }
 
@@ -136,6 +138,7 @@ pub(crate) async fn revoke_api_key(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<Admin>,
     id: Result<Path<String>, axum::extract::rejection::PathRejection>,
+    Query(()): Query<()>,
 ) -> Result<StatusCode, Problem> {
     let Path(id) = id.map_err(|_| Problem::not_found("API key"))?;
     state.engine.revoke_api_key(&caller, &id).await?;

@@ -132,7 +132,7 @@ pub(crate) struct Record {
     kind: String,
     /// Full owner name without final dot.
     name: String,
-    /// The name relative to the domain.
+    /// The name relative to the organizational domain, which is the zone that most DNS forms edit: `_dmarc.mail` for `_dmarc.mail.example.com`.
     relative_name: String,
     value: String,
     /// The value as character-strings of at most 255 octets.
@@ -276,10 +276,10 @@ pub(crate) type RecordPage = Page<Record>;
 problems! { RegisterProblems: DomainExists Busy InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout KeyUnavailable }
 problems! { ListProblems: InvalidRequest }
 problems! { ReadProblems: NotFound InvalidRequest }
-problems! { DeleteProblems: NotFound Busy }
-problems! { CheckProblems: NotFound Busy ClaimContested }
-problems! { EnableProblems: NotFound Busy ClaimContested RecordsNotReady }
-problems! { DisableProblems: NotFound Busy }
+problems! { DeleteProblems: NotFound Busy InvalidRequest }
+problems! { CheckProblems: NotFound Busy ClaimContested InvalidRequest }
+problems! { EnableProblems: NotFound Busy ClaimContested RecordsNotReady InvalidRequest }
+problems! { DisableProblems: NotFound Busy InvalidRequest }
 
 /// Register a domain
 ///
@@ -290,6 +290,7 @@ problems! { DisableProblems: NotFound Busy }
 pub(crate) async fn register_domain(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<DomainsWrite>,
+    Query(()): Query<()>,
     JsonBody { value, .. }: JsonBody<NewDomain>,
 ) -> Result<Response, Problem> {
     let new = domains::NewDomain { name: value.name, dkim_mode: value.dkim_mode, algorithm: value.algorithm };
@@ -337,6 +338,7 @@ pub(crate) async fn delete_domain(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<DomainsWrite>,
     Id(id, ..): Id<DomainId>,
+    Query(()): Query<()>,
 ) -> Result<StatusCode, Problem> {
     state.engine.delete_domain(&caller, &id).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -405,6 +407,7 @@ pub(crate) async fn check_domain(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<DomainsWrite>,
     Id(id, ..): Id<DomainId>,
+    Query(()): Query<()>,
 ) -> Result<Json<Check>, Problem> {
     let engine = state.engine;
     let check = to_its_end(async move { engine.check_domain(&caller, &id).await }).await?;
@@ -438,6 +441,7 @@ pub(crate) async fn enable_signing(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<DomainsWrite>,
     Id(id, ..): Id<DomainId>,
+    Query(()): Query<()>,
 ) -> Result<Json<Domain>, Problem> {
     let engine = state.engine;
     let domain = to_its_end(async move { engine.enable_signing(&caller, &id).await }).await?;
@@ -454,6 +458,7 @@ pub(crate) async fn disable_signing(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<DomainsWrite>,
     Id(id, ..): Id<DomainId>,
+    Query(()): Query<()>,
 ) -> Result<Json<Domain>, Problem> {
     Ok(Json(state.engine.disable_signing(&caller, &id).await?.into()))
 }

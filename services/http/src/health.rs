@@ -41,7 +41,8 @@ pub(crate) async fn livez() -> Json<Health> {
 
 /// Can it work now
 ///
-/// 503 `sealed` while the master key is absent or wrong, 503 `store-unavailable` while the database cannot commit.
+/// 200 says that the database answers a read and that the master key is the right one; no write is tried. 503 `sealed` while the
+/// master key is absent or wrong, 503 `store-unavailable` while the database does not answer.
 #[utoipa::path(get, path = "/readyz", operation_id = "readyz", tag = "Service", security(()),
     responses((status = 200, description = "Ready.", body = Health), ReadyProblems))]
 pub(crate) async fn readyz(State(state): State<ApiState>) -> Result<Json<Health>, Problem> {

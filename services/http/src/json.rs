@@ -1,6 +1,8 @@
 //! JSON in and out. In: malformed is 400, well-formed but wrong is 422 with the JSON pointer of the fault.
 use crate::problem::{Fault, Problem, ProblemType};
-use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::de::{
+    DeserializeOwned, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer,
+};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_path_to_error::{Path, Segment};
 use std::fmt;
@@ -106,6 +108,42 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
+/// A list of at most `MAX` entries. A longer one is an error before it is held in memory: small entries take many times their JSON.
+#[derive(Debug)]
+pub(crate) struct Bounded<T, const MAX: usize>(pub(crate) Vec<T>);
+
+impl<T, const MAX: usize> Default for Bounded<T, MAX> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListVisitor<T, const MAX: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ListVisitor<T, MAX> {
+            type Value = Bounded<T, MAX>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = list.next_element()? {
+                    if entries.len() == MAX {
+                        return Err(A::Error::custom(format_args!("more than {MAX} entries")));
+                    }
+                    entries.push(entry);
+                }
+                Ok(Bounded(entries))
+            }
+        }
+        deserializer.deserialize_seq(ListVisitor(PhantomData))
+    }
+}
+
+/// Entries of an object of strings, at most.
+const MAX_STRINGS: usize = 1_000;
+
 /// An object of strings in the order of the request. A name that stands twice is an error: which one counts would be a guess.
 #[derive(Debug, Default)]
 pub(crate) struct OrderedStrings(pub(crate) Vec<(String, String)>);
@@ -124,6 +162,9 @@ impl<'de> Deserialize<'de> for OrderedStrings {
                 while let Some((name, value)) = map.next_entry::<String, String>()? {
                     if !seen.insert(name.clone()) {
                         return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
+                    }
+                    if pairs.len() == MAX_STRINGS {
+                        return Err(A::Error::custom(format_args!("more than {MAX_STRINGS} entries")));
                     }
                     pairs.push((name, value));
                 }
@@ -147,7 +188,7 @@ mod tests {
         #[serde(default)]
         map: OrderedStrings,
         #[serde(default)]
-        list: Vec<Object<Inner>>,
+        list: Bounded<Object<Inner>, 3>,
     }
 
     #[derive(Debug, Deserialize)]
@@ -184,6 +225,8 @@ mod tests {
             (r#"{"name":"a","list":[{"a":"1"},{"a":"2","b":0}]}"#, "/list/1/b", "unknown field"),
             (r#"{"name":"a","list":[["1"]]}"#, "/list/0", "expected an object"),
             (r#"{"name":"a","list":[{"a":"1","a":"2"}]}"#, "/list/0/a", "duplicate field"),
+            (r#"{"name":"a","list":[{"a":""},{"a":""},{"a":""},{"a":""}]}"#, "/list", "more than 3 entries"),
+            (r#"{"name":"a","list":{}}"#, "/list", "expected a list"),
             (r#"["a"]"#, "", "expected an object"),
             (r#""a""#, "", "expected an object"),
             ("null", "", "expected an object"),
@@ -195,6 +238,17 @@ mod tests {
             assert!(detail.contains(part), "{body}: {detail}");
             assert!(!detail.contains("at line"), "{body}: {detail}");
         }
+    }
+
+    #[test]
+    fn an_object_of_strings_has_at_most_a_thousand_entries() {
+        let body = |entries: usize| {
+            let map: Vec<String> = (0..entries).map(|n| format!("\"{n}\":\"\"")).collect();
+            format!("{{\"name\":\"a\",\"map\":{{{}}}}}", map.join(","))
+        };
+        assert_eq!(parse::<Sample>(body(1_000).as_bytes()).unwrap().map.0.len(), 1_000);
+        let (status, at, detail) = answer(body(1_001).as_bytes());
+        assert_eq!((status, at.as_deref()), (422, Some("/map")), "{detail}");
     }
 
     #[test]

@@ -115,6 +115,7 @@ pub(crate) async fn create_key(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<DomainsWrite>,
     Id(id, ..): Id<DomainId>,
+    Query(()): Query<()>,
     JsonBody { value, .. }: JsonBody<NewKey>,
 ) -> Result<(StatusCode, Json<Key>), Problem> {
     let new = domains::NewKey { algorithm: value.algorithm, custody: value.custody };

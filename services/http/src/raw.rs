@@ -2,6 +2,7 @@
 use crate::body::{JsonBody, Limits, media_type, read, unsupported};
 use crate::caller::{Authorized, MessagesSend};
 use crate::idempotency::{IdempotencyKey, Submission, submit};
+use crate::json::Bounded;
 use crate::messages::{Message, SendProblems};
 use crate::problem::{Fault, Problem};
 use crate::query::{FromParams, Params, Query};
@@ -23,7 +24,8 @@ pub(crate) struct RawMessage {
     #[schema(format = Byte)]
     raw: String,
     /// Envelope recipients; To, Cc and Bcc of the message unless given.
-    rcpt: Option<Vec<String>>,
+    #[schema(value_type = Option<Vec<String>>)]
+    rcpt: Option<Bounded<String, 1_000>>,
     /// Envelope sender; made by the service unless given.
     mail_from: Option<String>,
 }
@@ -88,7 +90,7 @@ async fn from_json(octets: Bytes, query: EnvelopeQuery, limits: Limits) -> Resul
     }
     let JsonBody { value, octets } = JsonBody::<RawMessage>::parse(octets).await?;
     let raw = decode(&value.raw, limits)?;
-    Ok((octets, Submission::Raw(raw.into(), envelope(value.rcpt.unwrap_or_default(), value.mail_from))))
+    Ok((octets, Submission::Raw(raw.into(), envelope(value.rcpt.unwrap_or_default().0, value.mail_from))))
 }
 
 fn decode(text: &str, limits: Limits) -> Result<Vec<u8>, Problem> {

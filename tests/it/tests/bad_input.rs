@@ -37,6 +37,28 @@ fn assert_refused(api: &Api, message: &Value, pointer: &str) {
 }
 
 #[test]
+fn a_query_parameter_that_a_call_does_not_have_is_refused_by_every_call() {
+    let world = World::start();
+    let api = &world.tenant.api;
+    let document = api.get("/openapi.json").json();
+    let id = "0".repeat(32);
+    let mut calls = 0;
+    for (path, item) in document["paths"].as_object().unwrap().iter().filter(|(path, _)| path.starts_with("/v1/")) {
+        let kind = if path.starts_with("/v1/messages") { "msg" } else { "dom" };
+        for method in item.as_object().unwrap().keys() {
+            let path = format!("{}?colour=blue", path.replace("{id}", &format!("{kind}_{id}")));
+            let content_type =
+                if path.contains("/raw") || path.contains("/sign") { "message/rfc822" } else { "application/json" };
+            let answer = api.call(&method.to_ascii_uppercase(), &path, Some(content_type), b"{}".to_vec());
+            let problem = answer.problem(422, "invalid-request");
+            assert_eq!(problem["errors"][0]["parameter"], "colour", "{method} {path}: {problem}");
+            calls += 1;
+        }
+    }
+    assert!(calls >= 18, "the document lost its calls");
+}
+
+#[test]
 fn control_characters_in_any_json_field_that_becomes_a_header_address_or_parameter_are_refused() {
     let world = world();
     let api = &world.tenant.api;

@@ -174,6 +174,24 @@ async fn records_of_one_check_come_back_in_order() {
     assert_eq!(statuses, [Status::Ok, Status::Ok, Status::Missing, Status::Ok]);
 }
 
+#[tokio::test]
+async fn a_zone_with_many_servers_and_records_stays_within_bounds() {
+    let ours = key(1);
+    let servers: Vec<String> =
+        std::iter::once("127.0.0.1".to_owned()).chain((1..40).map(|n| format!("127.0.1.{n}"))).collect();
+    let servers: Vec<&str> = servers.iter().map(String::as_str).collect();
+    let others: Vec<String> = (0..30).map(|n| format!("s1._domainkey TXT \"other {n}\"")).collect();
+    let mut records: Vec<&str> = others.iter().map(String::as_str).collect();
+    let right = key_line("s1._domainkey", &ours);
+    records.push(&right);
+    let bind = Bind::start(&[Zone::served_by("example.test", &servers, &records)]);
+    let finding = check_key(&bind.dns(), &ours).await;
+    assert_eq!(finding.status, Status::Duplicate, "{finding:?}");
+    assert_eq!((finding.servers.len(), finding.found.len()), (13, 11), "{finding:?}");
+    assert!(finding.warnings.iter().any(|warning| warning.contains("13 of 40 name servers")), "{finding:?}");
+    assert!(finding.found[10].contains("21 more records"), "{finding:?}");
+}
+
 /// Answers every question with TC=1 and nothing else; there is no TCP.
 async fn always_truncated(socket: UdpSocket) {
     let mut buffer = [0; 1500];

@@ -1,5 +1,5 @@
 //! POST /messages: the request. Its content is checked by the engine, which says every fault at once.
-use crate::json::{Object, OrderedStrings};
+use crate::json::{Bounded, Object, OrderedStrings};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -78,16 +78,23 @@ impl From<Attachment> for AttachmentInput {
     }
 }
 
+/// A list of a message. How many entries it may have is the engine's to say, below that.
+type List<T> = Bounded<T, 1_000>;
+
 /// A message to build and send.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SendMessage {
     from: Address,
-    to: Option<Vec<Address>>,
-    cc: Option<Vec<Address>>,
+    #[schema(value_type = Option<Vec<Address>>)]
+    to: Option<List<Address>>,
+    #[schema(value_type = Option<Vec<Address>>)]
+    cc: Option<List<Address>>,
     /// Recipients that no other recipient sees.
-    bcc: Option<Vec<Address>>,
-    reply_to: Option<Vec<Address>>,
+    #[schema(value_type = Option<Vec<Address>>)]
+    bcc: Option<List<Address>>,
+    #[schema(value_type = Option<Vec<Address>>)]
+    reply_to: Option<List<Address>>,
     subject: Option<String>,
     text: Option<String>,
     html: Option<String>,
@@ -95,10 +102,11 @@ pub(crate) struct SendMessage {
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     headers: Option<OrderedStrings>,
     #[schema(value_type = Option<Vec<Attachment>>)]
-    attachments: Option<Vec<Object<Attachment>>>,
+    attachments: Option<List<Object<Attachment>>>,
     /// URL for List-Unsubscribe with one click (RFC 8058).
     list_unsubscribe: Option<String>,
-    tags: Option<Vec<String>>,
+    #[schema(value_type = Option<Vec<String>>)]
+    tags: Option<List<String>>,
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     metadata: Option<OrderedStrings>,
     /// Up to 30 days ahead.
@@ -111,7 +119,7 @@ pub(crate) struct SendMessage {
 impl From<SendMessage> for MessageRequest {
     fn from(request: SendMessage) -> Self {
         let addresses =
-            |list: Option<Vec<Address>>| list.unwrap_or_default().into_iter().map(AddressInput::from).collect();
+            |list: Option<List<Address>>| list.unwrap_or_default().0.into_iter().map(AddressInput::from).collect();
         Self {
             from: request.from.into(),
             to: addresses(request.to),
@@ -122,9 +130,9 @@ impl From<SendMessage> for MessageRequest {
             text: request.text,
             html: request.html,
             headers: request.headers.unwrap_or_default().0,
-            attachments: request.attachments.unwrap_or_default().into_iter().map(|object| object.0.into()).collect(),
+            attachments: request.attachments.unwrap_or_default().0.into_iter().map(|object| object.0.into()).collect(),
             list_unsubscribe: request.list_unsubscribe,
-            tags: request.tags.unwrap_or_default(),
+            tags: request.tags.unwrap_or_default().0,
             metadata: request.metadata.unwrap_or_default().0,
             send_at: request.send_at,
             mail_from: request.mail_from,
