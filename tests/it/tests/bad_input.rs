@@ -29,11 +29,7 @@ fn assert_refused(api: &Api, message: &Value, pointer: &str) {
     answer.problem(422, "invalid-request");
     let pointers = answer.pointers();
     let is_it = |p: &String| p == pointer || (!pointer.is_empty() && p.starts_with(&format!("{pointer}/")));
-    assert!(
-        pointers.iter().any(is_it),
-        "{pointer} for {message}: {}",
-        answer.text()
-    );
+    assert!(pointers.iter().any(is_it), "{pointer} for {message}: {}", answer.text());
 }
 
 #[test]
@@ -287,7 +283,7 @@ fn json_that_is_wrong_is_a_problem_with_a_pointer() {
             "/attachments/0/content_type",
         ),
         (with("/send_at", "tomorrow".into()), "/send_at"),
-        (with("/to", (0..51).map(|n| format!("n{n}@receiver.test")).collect()), ""),
+        (with("/to", (0..51).map(|n| format!("n{n}@receiver.test")).collect()), "/to"),
     ] {
         assert_refused(api, &message, pointer);
     }
@@ -388,6 +384,18 @@ fn a_body_without_a_length_is_cut_off_at_the_limit() {
     let world = world();
     let mut stream = TcpStream::connect(world.app.address()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    // The answer is read while the body is still being written: after the end it could be lost to a reset.
+    let mut reader = stream.try_clone().unwrap();
+    let reading = std::thread::spawn(move || {
+        let (mut answer, mut buffer) = (Vec::new(), [0; 1024]);
+        while let Ok(octets @ 1..) = reader.read(&mut buffer) {
+            answer.extend_from_slice(&buffer[..octets]);
+            if answer.windows(2).any(|w| w == b"\r\n") {
+                break;
+            }
+        }
+        String::from_utf8_lossy(&answer).into_owned()
+    });
     write!(
         stream,
         "POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -405,17 +413,8 @@ fn a_body_without_a_length_is_cut_off_at_the_limit() {
             break;
         }
     }
-    let mut answer = Vec::new();
-    let mut buffer = [0; 1024];
-    while let Ok(octets @ 1..) = stream.read(&mut buffer) {
-        answer.extend_from_slice(&buffer[..octets]);
-        if answer.windows(2).any(|w| w == b"\r\n") {
-            break;
-        }
-    }
-    let text = String::from_utf8_lossy(&answer);
-    // A reset that overtakes the answer loses it; what counts is that the server did not take 60 MB.
-    assert!(text.is_empty() || text.starts_with("HTTP/1.1 413 "), "{text}");
+    let text = reading.join().unwrap();
+    assert!(text.starts_with("HTTP/1.1 413 "), "{text}");
     world.tenant.api.get("/v1/messages").expect(200);
 }
 

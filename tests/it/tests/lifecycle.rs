@@ -116,9 +116,7 @@ fn a_key_file_that_others_can_read_seals_and_its_mending_is_noticed_without_a_re
     let log = world.app.log()[before..].to_owned();
     assert!(log.contains("chmod 600") && log.contains(&file.display().to_string()), "{log}");
     mode(0o600);
-    wait_for("the right key is noticed", DEADLINE, || {
-        (world.app.api().get("/readyz").status == 200).then_some(())
-    });
+    wait_for("the right key is noticed", DEADLINE, || (world.app.api().get("/readyz").status == 200).then_some(()));
     let id = world.send_to(&domain, "bob@receiver.test");
     world.tenant.api.message_with_status(&id, "delivered");
 }
@@ -177,7 +175,8 @@ fn a_mail_loop_is_refused_and_a_long_way_is_not_one() {
     let world = World::start();
     world.enabled_domain("example.test", "ed25519");
     let rest = "From: ann@example.test\r\nTo: bob@receiver.test\r\nSubject: x\r\n\r\nbody\r\n";
-    let id = world.send(&json!({"from": "ann@example.test", "to": ["seed@receiver.test"], "subject": "x", "text": "y"}));
+    let id =
+        world.send(&json!({"from": "ann@example.test", "to": ["seed@receiver.test"], "subject": "x", "text": "y"}));
     world.tenant.api.message_with_status(&id, "delivered");
     let seed = world.receiver.wait_for_recipient("seed@receiver.test");
     let own = signpost_it::unfolded_field(&seed.octets, "Received").remove(0);

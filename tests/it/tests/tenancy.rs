@@ -91,7 +91,7 @@ fn a_sender_that_is_not_allowed_gets_the_same_answer_whoever_owns_the_domain() {
     // Registered by us, not verified.
     world.tenant.api.post("/v1/domains", &json!({"name": "third.test"})).expect(201);
     let api = &world.tenant.api;
-    let foreign = ["other.test", "nobodys.test", "third.test", "sub.other.test", "com", "gmail.com"];
+    let foreign = ["other.test", "nobodys.test", "third.test", "sub.other.test", "co.uk", "gmail.com"];
     let asked: Vec<(&str, AskAs<'_>)> = vec![
         ("JSON From", Box::new(|domain| api.post("/v1/messages", &message(&format!("ann@{domain}"))))),
         (
@@ -128,8 +128,7 @@ fn a_sender_that_is_not_allowed_gets_the_same_answer_whoever_owns_the_domain() {
         let answers: Vec<Answer> = foreign.iter().map(|domain| ask(domain)).collect();
         for (domain, answer) in foreign.iter().zip(&answers) {
             let problem = answer.problem(403, "domain-not-allowed");
-            let repeats = problem.to_string().contains(&format!("@{domain}")) || (domain.contains('.') && problem.to_string().contains(domain));
-            assert!(!repeats, "{what}: the text repeats {domain}: {problem}");
+            assert!(!problem.to_string().contains(domain), "{what}: the text repeats {domain}: {problem}");
             assert_eq!(essence(answer), essence(&answers[0]), "{what}: {domain} differs");
         }
     }
@@ -275,7 +274,8 @@ fn every_operation_of_the_document_wants_credentials_and_its_scope() {
             let (_, _, scope) = case.unwrap_or_else(|| panic!("{method} {path} has no authorization case"));
             unseen.retain(|seen| *seen != (method.as_str(), path.as_str()));
             assert_eq!(operation["security"], json!([{"bearer": [scope]}]), "{method} {path}");
-            let kind = if path == "/v1/sign" || path == "/v1/messages/raw" { "message/rfc822" } else { "application/json" };
+            let kind =
+                if path == "/v1/sign" || path == "/v1/messages/raw" { "message/rfc822" } else { "application/json" };
             let (kind, body): (_, &[u8]) = if method == "post" { (Some(kind), b"{}") } else { (None, b"") };
             let path = path.replace("{id}", &format!("msg_{ABSENT}"));
             let call = |api: &Api| api.call(&method.to_uppercase(), &path, kind, body.to_vec());
