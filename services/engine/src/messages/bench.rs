@@ -299,7 +299,8 @@ impl Bench {
     /// Lets the worker run until the message has that status; gives what the inbox got by then.
     pub(super) async fn work_until(&self, id: &str, status: &str) -> Vec<Vec<u8>> {
         let stop = CancellationToken::new();
-        let worker = tokio::spawn(crate::delivery::worker::run(self.engine.clone(), stop.clone()));
+        let tls = crate::delivery::tls::ClientTls::for_delivery(&self.engine.settings().delivery).unwrap();
+        let worker = tokio::spawn(crate::delivery::worker::run(self.engine.clone(), tls, stop.clone()));
         let look = async {
             while self.message(id).await.status != status {
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -153,7 +153,11 @@ fn show(args: &SandboxArgs, report: &Report) -> Outcome<()> {
 fn fresh_folder(data_dir: &Path, clock: &SystemClock) -> Outcome<PathBuf> {
     let run = signpost_engine::ids::fresh(clock, &SystemRandom);
     let folder = data_dir.join("sandbox").join(run);
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .map_err(|error| format!("{}: {error}", folder.display()))?;
     Ok(std::path::absolute(folder)?)
 }
 
