@@ -68,7 +68,7 @@ pub(super) fn header(raw: &[u8], message: &Message<'_>, faults: &mut Faults) -> 
         message_id: not_empty(message, "Message-ID", faults),
         subject: only(message, "Subject").map(decoded_subject).unwrap_or_default(),
         eight_bit: !message.body.is_ascii(),
-        warnings: spaced_colons(&message),
+        warnings: spaced_colons(message),
     })
 }
 
