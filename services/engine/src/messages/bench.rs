@@ -14,7 +14,7 @@ use signpost_dkim::record;
 use signpost_dkim::verify::{KeyAnswer, Verification, Verifier};
 use signpost_keys::{MasterKey, SystemRandom};
 use signpost_store::{
-    CheckRow, Claim, Delivery, DomainChange, Fence, KeyChange, KeyRow, MessageBody, MessageRow, Store, StoreSettings,
+    CheckRow, Claim, Delivery, DomainChange, Fence, KeyChange, KeyRow, MessageRow, Store, StoreSettings,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -280,10 +280,6 @@ impl Bench {
             assert_eq!(message.status, status, "at {at}: {:?}", message.waiting_reason);
             message
         }
-    }
-
-    pub(super) async fn body(&self, id: &str) -> MessageBody {
-        self.engine.inner.store.delivery_body(id).await.unwrap().unwrap()
     }
 
     /// The octets as they would leave now.
