@@ -158,7 +158,7 @@ impl Numbers {
 
 #[test]
 fn random_bodies_in_random_chunks() {
-    for seed in 0..400 {
+    for seed in 0..200 {
         let mut numbers = Numbers(seed);
         let body = numbers.body();
         for canonicalization in [Canonicalization::Simple, Canonicalization::Relaxed] {
