@@ -151,6 +151,7 @@ impl BodyHasher {
         let rest = self.hold(chunk);
         let (content, end) = rest.split_at(content_length(rest));
         if !content.is_empty() {
+            // What was held back comes first.
             self.put(b"");
             self.output.put_relaxed(content);
         }
@@ -288,7 +289,7 @@ impl Output {
     #[inline]
     fn put_changed(&mut self, text: &[u8; 2 * BLOCK], length: usize, changes: Changes) {
         self.make_room(2 * BLOCK);
-        let Some(out) = self.gathered[self.filled..].first_chunk_mut::<{ 2 * BLOCK }>() else { return };
+        let out = &mut self.gathered[self.filled..self.filled + 2 * BLOCK];
         let mut changed = changes.gone | changes.spaces;
         let (mut from, mut to) = (0, 0);
         while changed != 0 {

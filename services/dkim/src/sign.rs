@@ -226,7 +226,7 @@ impl<'m> FieldIndex<'m> {
     }
 
     /// All fields of that name, the lowest of the message first.
-    fn from_below(&self, name: &str) -> impl Iterator<Item = &'m [u8]> {
+    fn lowest_first(&self, name: &str) -> impl Iterator<Item = &'m [u8]> {
         self.fields[self.places(name)].iter().rev().map(|(_, raw)| *raw)
     }
 
@@ -261,7 +261,7 @@ fn select<'p, 'm>(policy: &'p Policy, index: &FieldIndex<'m>) -> Vec<Entry<'p, '
     for (name, extra) in oversigned.chain(signed).chain([("From", 1)]) {
         if !seen.iter().any(|before| before.eq_ignore_ascii_case(name)) {
             seen.push(name);
-            entries.extend(index.from_below(name).map(|raw| (name, Some(raw))));
+            entries.extend(index.lowest_first(name).map(|raw| (name, Some(raw))));
             entries.extend(std::iter::repeat_n((name, None), extra));
         }
     }
