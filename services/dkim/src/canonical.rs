@@ -3,6 +3,8 @@
 //! White space is SP and HTAB only (RFC 6376 2.8); a CR or LF that is not part of a CRLF is an ordinary octet.
 use aws_lc_rs::digest::{Context, SHA256};
 
+use crate::white_space::{BLOCK, Changes};
+
 /// Algorithm for header or body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Canonicalization {
@@ -86,7 +88,7 @@ impl BodyHasher {
             // RFC 6376 3.4.3: an empty body is one CRLF.
             Canonicalization::Simple => self.output.put(b"\r\n"),
             // RFC 6376 3.4.4: an empty body stays empty.
-            Canonicalization::Relaxed if self.output.length > 0 => self.output.put(b"\r\n"),
+            Canonicalization::Relaxed if self.output.length() > 0 => self.output.put(b"\r\n"),
             Canonicalization::Relaxed => {}
         }
         self.output.finish()
@@ -146,35 +148,46 @@ impl BodyHasher {
 
     /// RFC 6376 3.4.4: first white space, line by line, then the empty lines at the end.
     fn update_relaxed(&mut self, chunk: &[u8]) {
-        let mut rest = chunk;
-        while let Some(&first) = rest.first() {
-            match first {
-                b' ' | b'\t' => {
+        let rest = self.hold(chunk);
+        let (content, end) = rest.split_at(content_length(rest));
+        if !content.is_empty() {
+            // What was held back comes first.
+            self.put(b"");
+            self.output.put_relaxed(content);
+        }
+        self.hold(end);
+    }
+
+    /// Takes white space and CRLFs from the start: what they are worth depends on what follows. The rest begins with content.
+    fn hold<'c>(&mut self, octets: &'c [u8]) -> &'c [u8] {
+        let mut rest = octets;
+        loop {
+            match rest {
+                [b' ' | b'\t', after @ ..] => {
                     self.held_space = true;
-                    rest = rest.trim_ascii_start_wsp();
-                }
-                b'\r' => match rest.get(1) {
-                    Some(b'\n') => {
-                        self.end_line();
-                        rest = &rest[2..];
-                    }
-                    Some(_) => {
-                        self.put(b"\r");
-                        rest = &rest[1..];
-                    }
-                    None => {
-                        self.held_cr = true;
-                        return;
-                    }
-                },
-                _ => {
-                    let (run, after) = rest.split_at(plain_run(rest));
-                    self.put(run);
                     rest = after;
                 }
+                [b'\r', b'\n', after @ ..] => {
+                    self.end_line();
+                    rest = after;
+                }
+                [b'\r'] => {
+                    self.held_cr = true;
+                    return &[];
+                }
+                _ => return rest,
             }
         }
     }
+}
+
+/// Octets before the white space and CRLFs at the end, and before a CR that may begin a CRLF.
+fn content_length(octets: &[u8]) -> usize {
+    let mut content = octets.strip_suffix(b"\r").unwrap_or(octets);
+    while let [before @ .., b' ' | b'\t'] | [before @ .., b'\r', b'\n'] = content {
+        content = before;
+    }
+    content.len()
 }
 
 /// Octets from the start that relaxed leaves as they are: no CR, no HTAB, and each SP alone between two others.
@@ -206,48 +219,134 @@ impl TrimWsp for [u8] {
     }
 }
 
-/// The hash with its limit; small pieces are gathered first, a digest call costs more than a copy.
+/// The hash with its limit. Small pieces are gathered first: a digest call costs more than a copy.
 struct Output {
     context: Context,
-    gathered: Vec<u8>,
-    /// Canonical octets so far, hashed or not.
-    length: u64,
+    gathered: Box<[u8; GATHER]>,
+    /// Octets in `gathered`.
+    filled: usize,
+    /// Canonical octets behind us, hashed or beyond the limit.
+    settled: u64,
     /// Octets still to be hashed under l=.
     left: Option<u64>,
 }
 
 /// Octets gathered before they are hashed.
 const GATHER: usize = 4096;
+/// A longer piece is hashed where it lies.
+const COPIED: usize = 1024;
 
 impl Output {
     fn new(limit: Option<u64>) -> Self {
-        Self { context: Context::new(&SHA256), gathered: Vec::with_capacity(GATHER), length: 0, left: limit }
+        Self { context: Context::new(&SHA256), gathered: Box::new([0; GATHER]), filled: 0, settled: 0, left: limit }
+    }
+
+    /// Canonical octets so far.
+    fn length(&self) -> u64 {
+        self.settled + self.filled as u64
     }
 
     fn put(&mut self, octets: &[u8]) {
-        self.length += octets.len() as u64;
-        let hashed = match &mut self.left {
-            None => octets,
-            Some(left) => {
-                let count = usize::try_from(*left).unwrap_or(usize::MAX).min(octets.len());
-                *left -= count as u64;
-                &octets[..count]
-            }
-        };
-        if self.gathered.len() + hashed.len() > GATHER {
-            self.context.update(&self.gathered);
-            self.gathered.clear();
+        if octets.len() > COPIED {
+            self.flush();
+            self.settled += octets.len() as u64;
+            hash_within(&mut self.left, &mut self.context, octets);
+            return;
         }
-        match hashed.len() > GATHER {
-            true => self.context.update(hashed),
-            false => self.gathered.extend_from_slice(hashed),
+        self.make_room(octets.len());
+        self.gathered[self.filled..self.filled + octets.len()].copy_from_slice(octets);
+        self.filled += octets.len();
+    }
+
+    /// Text that begins and ends with content: everything in it is followed by something, so nothing needs to be held back.
+    fn put_relaxed(&mut self, content: &[u8]) {
+        let mut padded = [0; 2 * BLOCK];
+        let mut unchanged = 0;
+        let mut start = 0;
+        while start < content.len() {
+            let rest = &content[start..];
+            let text = rest.first_chunk().unwrap_or_else(|| {
+                padded = [0; 2 * BLOCK];
+                padded[..rest.len()].copy_from_slice(rest);
+                &padded
+            });
+            let changes = Changes::of(text);
+            let length = rest.len().min(BLOCK);
+            if changes != Changes::default() {
+                if unchanged < start {
+                    self.put(&content[unchanged..start]);
+                }
+                self.put_changed(text, length, changes);
+                unchanged = start + length;
+            }
+            start += length;
+        }
+        self.put(&content[unchanged..]);
+    }
+
+    /// The first `length` octets of `text`, at most a block. Copying always 64 octets and counting fewer is several times as fast
+    /// as copying only those that count.
+    #[inline]
+    fn put_changed(&mut self, text: &[u8; 2 * BLOCK], length: usize, changes: Changes) {
+        self.make_room(2 * BLOCK);
+        let out = &mut self.gathered[self.filled..self.filled + 2 * BLOCK];
+        let mut changed = changes.gone | changes.spaces;
+        let (mut from, mut to) = (0, 0);
+        while changed != 0 {
+            // Two at a time, the second perhaps of no length: the number of changes is what a processor cannot guess.
+            for _ in 0..2 {
+                let behind = changed.wrapping_add(changed & changed.wrapping_neg());
+                let run = changed & !behind;
+                let first = changed.trailing_zeros() as usize;
+                out[to..to + BLOCK].copy_from_slice(&text[from..from + BLOCK]);
+                to += first - from;
+                // Only the last octet of a run can become a SP.
+                out[to] = b' ';
+                to += usize::from(changes.spaces & run != 0);
+                from = behind.trailing_zeros() as usize;
+                changed &= behind;
+            }
+        }
+        out[to..to + BLOCK].copy_from_slice(&text[from..from + BLOCK]);
+        self.filled += to + length - from;
+    }
+
+    fn make_room(&mut self, length: usize) {
+        if self.filled + length > GATHER {
+            self.flush_blocks();
         }
     }
 
-    fn finish(mut self) -> BodyHash {
-        self.context.update(&self.gathered);
-        BodyHash { sha256: finish_sha256(self.context), canonical_length: self.length }
+    /// Hashes whole blocks of SHA-256 and keeps the rest: a digest call that ends inside a block costs two copies of it.
+    #[inline(never)]
+    fn flush_blocks(&mut self) {
+        let whole = self.filled / BLOCK * BLOCK;
+        hash_within(&mut self.left, &mut self.context, &self.gathered[..whole]);
+        self.gathered.copy_within(whole..self.filled, 0);
+        self.settled += whole as u64;
+        self.filled -= whole;
     }
+
+    #[inline(never)]
+    fn flush(&mut self) {
+        self.settled += self.filled as u64;
+        hash_within(&mut self.left, &mut self.context, &self.gathered[..self.filled]);
+        self.filled = 0;
+    }
+
+    fn finish(mut self) -> BodyHash {
+        self.flush();
+        BodyHash { sha256: finish_sha256(self.context), canonical_length: self.settled }
+    }
+}
+
+/// RFC 6376 3.5 l=: what is beyond the limit is not hashed.
+fn hash_within(left: &mut Option<u64>, context: &mut Context, octets: &[u8]) {
+    let count = left.map_or(octets.len(), |left| usize::try_from(left).unwrap_or(usize::MAX).min(octets.len()));
+    if let Some(left) = left {
+        *left -= count as u64;
+    }
+    context.update(&octets[..count]);
 }
 
 /// Canonical form of one field, `raw` being all its octets with the final CRLF; the result ends in CRLF.

@@ -15,5 +15,6 @@ pub mod sign;
 mod signature;
 mod tags;
 pub mod verify;
+mod white_space;
 
 pub use names::{KeyAlgorithm, Mailbox, NameError, Selector, SigningDomain};

@@ -1,5 +1,5 @@
 //! Signing (RFC 6376 5): header selection, `prepare`, `finish`.
-use std::collections::HashMap;
+use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -117,11 +117,11 @@ impl Policy {
 
 /// A field name of RFC 5322 3.6.8 that no later hop adds or changes. A semicolon, though part of a field name there, cannot stand in h=.
 fn is_signable(name: &str) -> bool {
-    let lower = name.to_ascii_lowercase();
+    let begins_with = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     is_field_name(name)
         && !name.contains(';')
         && !UNSIGNABLE.iter().any(|unsignable| unsignable.eq_ignore_ascii_case(name))
-        && !UNSIGNABLE_PREFIXES.iter().any(|prefix| lower.starts_with(prefix))
+        && !UNSIGNABLE_PREFIXES.iter().any(|prefix| begins_with(prefix))
 }
 
 /// Why a policy or message cannot be signed.
@@ -174,18 +174,16 @@ pub fn prepare_streamed(
         Some(0) => return Err(SignError::Expiration),
         Some(after) => Some(now.checked_add(after).ok_or(SignError::Expiration)?),
     };
-    let mut index = FieldIndex::new(header);
-    if index.count("From") == 0 {
+    let index = FieldIndex::new(header);
+    if index.places("From").is_empty() {
         return Err(SignError::NoFrom);
     }
-    let names = select(policy, &index);
-    let unsigned_field = unsigned_field(signer, policy, body, now, expires, &names);
+    let entries = select(policy, &index);
+    let unsigned_field = unsigned_field(signer, policy, body, now, expires, &entries);
 
-    let mut input = Vec::new();
-    for name in &names {
-        if let Some(raw) = index.next_from_below(name) {
-            append_canonical_field(policy.header, raw, &mut input);
-        }
+    let mut input = Vec::with_capacity(2_048);
+    for raw in entries.iter().filter_map(|(_, raw)| *raw) {
+        append_canonical_field(policy.header, raw, &mut input);
     }
     append_own_field(policy.header, unsigned_field.as_bytes(), &mut input);
     Ok(Draft { digest: sha256(&input), unsigned_field })
@@ -206,42 +204,68 @@ pub(crate) fn append_own_field(canonicalization: Canonicalization, field: &[u8],
 
 /// Fields of a message by name, each to be taken once, from the bottom up (RFC 6376 5.4.2).
 pub(crate) struct FieldIndex<'m> {
-    fields: HashMap<String, Vec<&'m [u8]>>,
+    /// Sorted by `compare_names`, fields of one name as in the message.
+    fields: Vec<(&'m str, &'m [u8])>,
+    /// Beside the first field of each name: how many of that name were taken.
+    taken: Vec<usize>,
 }
 
 impl<'m> FieldIndex<'m> {
     pub(crate) fn new(message: &Message<'m>) -> Self {
-        let mut fields: HashMap<String, Vec<&'m [u8]>> = HashMap::new();
-        for field in &message.fields {
-            fields.entry(field.name.to_ascii_lowercase()).or_default().push(field.raw);
-        }
-        Self { fields }
+        let mut fields: Vec<_> = message.fields.iter().map(|field| (field.name, field.raw)).collect();
+        fields.sort_by(|(a, _), (b, _)| compare_names(a, b));
+        let taken = vec![0; fields.len()];
+        Self { fields, taken }
     }
 
-    /// Instances that are left.
-    fn count(&self, name: &str) -> usize {
-        self.fields.get(&name.to_ascii_lowercase()).map_or(0, Vec::len)
+    /// Places of the fields of that name, the highest of the message first.
+    fn places(&self, name: &str) -> Range<usize> {
+        let first = self.fields.partition_point(|(other, _)| compare_names(other, name).is_lt());
+        let count = self.fields[first..].partition_point(|(other, _)| other.eq_ignore_ascii_case(name));
+        first..first + count
+    }
+
+    /// All fields of that name, the lowest of the message first.
+    fn lowest_first(&self, name: &str) -> impl Iterator<Item = &'m [u8]> {
+        self.fields[self.places(name)].iter().rev().map(|(_, raw)| *raw)
     }
 
     /// The lowest instance that was not taken yet.
     pub(crate) fn next_from_below(&mut self, name: &str) -> Option<&'m [u8]> {
-        self.fields.get_mut(&name.to_ascii_lowercase())?.pop()
+        let places = self.places(name);
+        let taken = self.taken.get_mut(places.start)?;
+        let (_, raw) = self.fields[places].iter().rev().nth(*taken)?;
+        *taken += 1;
+        Some(raw)
     }
 }
 
+/// Some order in which names are equal that differ in case only; mostly the length decides, which is quick.
+fn compare_names(a: &str, b: &str) -> std::cmp::Ordering {
+    fn lower(name: &str) -> impl Iterator<Item = u8> {
+        name.bytes().map(|b| b.to_ascii_lowercase())
+    }
+    a.len().cmp(&b.len()).then_with(|| lower(a).cmp(lower(b)))
+}
+
+/// Entry of h=, and the field that it stands for, if there is one.
+type Entry<'p, 'm> = (&'p str, Option<&'m [u8]>);
+
 /// Entries of h=: each oversigned name once more than present, each signed one as often as present. From is always there
 /// (RFC 6376 5.4). A name counts once, however often the policy has it: n+1 entries, not n+2.
-fn select<'p>(policy: &'p Policy, index: &FieldIndex<'_>) -> Vec<&'p str> {
-    let mut seen = std::collections::HashSet::new();
+fn select<'p, 'm>(policy: &'p Policy, index: &FieldIndex<'m>) -> Vec<Entry<'p, 'm>> {
     let oversigned = policy.oversigned.iter().map(|name| (name.as_str(), 1));
     let signed = policy.signed.iter().map(|name| (name.as_str(), 0));
-    let mut names = Vec::new();
+    let mut seen: Vec<&str> = Vec::with_capacity(policy.oversigned.len() + policy.signed.len() + 1);
+    let mut entries = Vec::with_capacity(2 * seen.capacity());
     for (name, extra) in oversigned.chain(signed).chain([("From", 1)]) {
-        if seen.insert(name.to_ascii_lowercase()) {
-            names.extend(std::iter::repeat_n(name, index.count(name) + extra));
+        if !seen.iter().any(|before| before.eq_ignore_ascii_case(name)) {
+            seen.push(name);
+            entries.extend(index.lowest_first(name).map(|raw| (name, Some(raw))));
+            entries.extend(std::iter::repeat_n((name, None), extra));
         }
     }
-    names
+    entries
 }
 
 /// The field up to `b=`. i= and q= have the values that they would have by default (RFC 6376 3.5); some receivers want to see them.
@@ -251,27 +275,27 @@ fn unsigned_field(
     body: &BodyHash,
     now: u64,
     expires: Option<u64>,
-    names: &[&str],
+    entries: &[Entry<'_, '_>],
 ) -> String {
     let mut field = Folded::new("DKIM-Signature:");
-    let (domain, selector) = (&signer.domain, &signer.selector);
-    field.word(" ", "v=1;");
-    field.word(" ", &format!("a={};", signer.algorithm.signature_algorithm().as_str()));
-    field.word(" ", &format!("c={}/{};", policy.header.as_str(), policy.body.as_str()));
-    field.word(" ", &format!("d={domain};"));
-    field.word(" ", &format!("i=@{domain};"));
-    field.word(" ", &format!("s={selector};"));
-    field.word(" ", "q=dns/txt;");
-    field.word(" ", &format!("t={now};"));
+    let (domain, selector) = (signer.domain.as_str(), signer.selector.as_str());
+    field.word(" ", &["v=1;"]);
+    field.word(" ", &["a=", signer.algorithm.signature_algorithm().as_str(), ";"]);
+    field.word(" ", &["c=", policy.header.as_str(), "/", policy.body.as_str(), ";"]);
+    field.word(" ", &["d=", domain, ";"]);
+    field.word(" ", &["i=@", domain, ";"]);
+    field.word(" ", &["s=", selector, ";"]);
+    field.word(" ", &["q=dns/txt;"]);
+    field.word(" ", &["t=", &now.to_string(), ";"]);
     if let Some(expires) = expires {
-        field.word(" ", &format!("x={expires};"));
+        field.word(" ", &["x=", &expires.to_string(), ";"]);
     }
-    for (i, name) in names.iter().enumerate() {
+    for (i, (name, _)) in entries.iter().enumerate() {
         let (gap, tag) = if i == 0 { (" ", "h=") } else { ("", "") };
-        let end = if i + 1 == names.len() { ';' } else { ':' };
-        field.word(gap, &format!("{tag}{name}{end}"));
+        let end = if i + 1 == entries.len() { ";" } else { ":" };
+        field.word(gap, &[tag, name, end]);
     }
-    field.word(" ", &format!("bh={};", STANDARD.encode(body.sha256)));
+    field.word(" ", &["bh=", &STANDARD.encode(body.sha256), ";"]);
     // Never a line with `b=` alone at its end: at least these few digits go with it.
     field.reserve(" ", "b=".len() + 8);
     field.text.push_str("b=");
@@ -285,28 +309,39 @@ const FOLD: &str = "\r\n ";
 /// A field that is folded between words only, never inside one (RFC 6376 3.2). A word that is longer than a line stays whole.
 struct Folded {
     text: String,
+    /// Where the last line begins.
+    line: usize,
 }
 
 impl Folded {
     fn new(start: &str) -> Self {
-        Self { text: start.to_owned() }
-    }
-
-    /// Octets of the last line so far.
-    fn column(text: &str) -> usize {
-        text.rfind('\n').map_or(text.len(), |at| text.len() - at - 1)
+        let mut text = String::with_capacity(1_024);
+        text.push_str(start);
+        Self { text, line: 0 }
     }
 
     /// Puts `gap` here, or a fold where `length` octets more would not fit.
     fn reserve(&mut self, gap: &str, length: usize) {
-        let fits = Self::column(&self.text) + gap.len() + length <= LINE;
-        self.text.push_str(if fits { gap } else { FOLD });
+        if self.text.len() - self.line + gap.len() + length <= LINE {
+            self.text.push_str(gap);
+        } else {
+            self.text.push_str(FOLD);
+            self.line = self.text.len() - 1;
+        }
     }
 
-    fn word(&mut self, gap: &str, word: &str) {
-        self.reserve(gap, word.len());
-        self.text.push_str(word);
+    /// A word in parts.
+    fn word(&mut self, gap: &str, parts: &[&str]) {
+        self.reserve(gap, parts.iter().map(|part| part.len()).sum());
+        for part in parts {
+            self.text.push_str(part);
+        }
     }
+}
+
+/// Octets of the last line.
+fn last_line(text: &str) -> usize {
+    text.rfind('\n').map_or(text.len(), |at| text.len() - at - 1)
 }
 
 impl Draft {
@@ -322,7 +357,7 @@ impl Draft {
         let b = STANDARD.encode(signature);
         let mut rest = b.as_str();
         loop {
-            let room = LINE.saturating_sub(Folded::column(&field)).max(1);
+            let room = LINE.saturating_sub(last_line(&field)).max(1);
             // Base64 is ASCII, so every offset is a boundary.
             let (line, after) = rest.split_at(room.min(rest.len()));
             field.push_str(line);

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod addresses;
 #[cfg(test)]
+mod block_borders;
+#[cfg(test)]
 mod canonical;
 #[cfg(test)]
 mod case_file;
