@@ -81,7 +81,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "SIGNPOST_DNS_RESOLVERS", value_delimiter = ',')]
     pub(crate) dns_resolvers: Vec<SocketAddr>,
     /// Port for direct questions to authoritative servers
-    #[arg(long, env = "SIGNPOST_DNS_AUTHORITY_PORT", default_value_t = 53)]
+    #[arg(long, env = "SIGNPOST_DNS_AUTHORITY_PORT", default_value_t = 53, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) dns_authority_port: u16,
     /// `smtp://host:port` (with `user:pass@` STARTTLS is required) or `smtps://...`; unset: direct to MX
     #[arg(long, env = "SIGNPOST_SMTP_RELAY", hide_env_values = true)]
@@ -90,7 +90,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "SIGNPOST_SMTP_RELAY_FILE", conflicts_with = "smtp_relay")]
     pub(crate) smtp_relay_file: Option<PathBuf>,
     /// Port for direct MX delivery
-    #[arg(long, env = "SIGNPOST_SMTP_PORT", default_value_t = 25)]
+    #[arg(long, env = "SIGNPOST_SMTP_PORT", default_value_t = 25, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) smtp_port: u16,
     /// CIDRs outside the public ranges that tenants or DNS may name as targets
     #[arg(long, env = "SIGNPOST_DANGEROUS_ALLOW_TARGETS", value_delimiter = ',')]
@@ -245,7 +245,7 @@ fn parse_relay(text: &str) -> Result<Relay, ConfigError> {
     };
     let port = match port {
         None => default_port,
-        Some(text) => text.parse().map_err(|_| bad("bad port"))?,
+        Some(text) => text.parse().ok().filter(|port| *port != 0).ok_or_else(|| bad("bad port"))?,
     };
     if host.is_empty() {
         return Err(bad("no host"));
@@ -282,7 +282,7 @@ fn parse_duration_ms(text: &str) -> Result<i64, String> {
         "d" => 86_400_000,
         "h" => 3_600_000,
         "m" => 60_000,
-        "s" | "" => 1_000,
+        "s" => 1_000,
         _ => return Err("a number with one of d, h, m, s is needed, for example 5d".into()),
     };
     let number: i64 =
@@ -326,7 +326,15 @@ mod tests {
             assert_eq!((relay.host.as_str(), relay.port, relay.tls), (host, port, tls), "{text}");
             assert_eq!(relay.credentials.as_ref().map(|(u, p)| (u.as_str(), p.as_str())), login, "{text}");
         }
-        for text in ["relay.example:25", "http://x", "smtp://", "smtp://u@h", "smtp://h:port", "smtp://u:secret%zz@h"] {
+        for text in [
+            "relay.example:25",
+            "http://x",
+            "smtp://",
+            "smtp://u@h",
+            "smtp://h:port",
+            "smtp://h:0",
+            "smtp://u:secret%zz@h",
+        ] {
             let error = parse_relay(text).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
         }
@@ -339,7 +347,7 @@ mod tests {
         assert_eq!(parse_duration_ms("30d"), Ok(2_592_000_000));
         assert_eq!(parse_size("25MB"), Ok(25_000_000));
         assert_eq!(parse_size("1024"), Ok(1024));
-        for bad in ["", "d", "-1d", "0s", "5w", "31d", "2592001s", "99999999999999999d"] {
+        for bad in ["", "d", "5", "-1d", "0s", "5w", "31d", "2592001s", "99999999999999999d"] {
             assert!(parse_duration_ms(bad).is_err(), "{bad}");
         }
         for bad in ["", "MB", "-1", "0", "25GB", "101MB"] {

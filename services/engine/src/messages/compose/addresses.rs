@@ -59,7 +59,11 @@ fn list(pointer: &str, inputs: &[AddressInput], faults: &mut Faults) -> Vec<Mail
 fn mailbox(pointer: &str, input: &AddressInput, faults: &mut Faults) -> Option<Mailbox> {
     let found = any_mailbox(pointer, input, faults)?;
     if found.name().is_some_and(|name| name.len() > MAX_NAME) {
-        faults.push(FieldError::at(pointer, format!("the display name is over {MAX_NAME} octets")));
+        let place = match input {
+            AddressInput::Text(_) => pointer.to_owned(),
+            AddressInput::Parts { .. } => format!("{pointer}/name"),
+        };
+        faults.push(FieldError::at(place, format!("the display name is over {MAX_NAME} octets")));
         return None;
     }
     Some(found)

@@ -54,6 +54,12 @@ impl Field {
     }
 
     fn atom(&mut self, gap: &str, atom: &str) {
+        // The first word of a field that fits in a line of its own only: the fold stands behind the colon.
+        if !self.filled && gap.is_empty() && self.column + atom.len() > FOLD_AT && atom.len() < FOLD_AT {
+            self.out.truncate(self.out.trim_end().len());
+            self.out.push_str("\r\n ");
+            self.column = 1;
+        }
         self.gap(gap, atom.len(), FOLD_AT);
         self.out.push_str(atom);
         self.column += atom.len();
