@@ -1,4 +1,5 @@
 //! Delivery over SMTP: routes, sessions, retry, worker.
+mod attempt;
 mod backoff;
 pub mod carrier;
 pub mod crowd;
