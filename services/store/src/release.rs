@@ -1,13 +1,12 @@
 //! Messages that wait as a whole (`scheduled`, `awaiting_signature`, `held`): claims, release, and how they get there.
-use crate::db::{json_text, sql};
+use crate::claims::{ClaimKind, lock_message, void_expired_leases};
+use crate::db::json_text;
 use crate::events::insert_event;
 use crate::messages::{message, message_body};
-use crate::queue::{
-    assert_claimed, cancelled_with_its_domain, domain_is_deleted, prolong, refresh_status, void_expired_leases,
-};
+use crate::queue::{assert_claimed, cancelled_with_its_domain, domain_is_deleted, refresh_status};
+use crate::statement::{Connection, sql};
 use crate::status::{Phase, Status};
 use crate::{Fence, ReleaseChange, Store, StoreError, Waiting};
-use sqlx::{Row, SqliteConnection};
 
 impl Store {
     /// Puts a claimed message back to waiting (`held` or `awaiting_signature`), unattempted. `Stale` if the fence was lost.
@@ -21,6 +20,7 @@ impl Store {
         let (fence, message_id, change) = (fence.clone(), message_id.to_owned(), change.clone());
         self.write(move |conn| {
             Box::pin(async move {
+                lock_message(conn, &message_id).await?;
                 assert_claimed(conn, &fence, &message_id).await?;
                 apply(conn, &message_id, change, now).await
             })
@@ -33,24 +33,29 @@ impl Store {
     /// Messages whose release is due, with octets, claimed under the fence so that no other process releases them too.
     /// Also a heartbeat; `Stale` if the lease was lost.
     pub async fn claim_waiting(&self, fence: &Fence, now: i64, limit: u32) -> Result<Vec<Waiting>, StoreError> {
-        let fence = fence.clone();
-        self.write(move |conn| {
-            Box::pin(async move {
-                prolong(conn, &fence, now).await?;
-                void_expired_leases(conn, now).await?;
-                let due = sql("SELECT id FROM messages WHERE status IN ('scheduled', 'awaiting_signature', 'held')
+        self.claim_under(
+            fence,
+            ClaimKind::Waiting,
+            |waiting: &Waiting| &waiting.message.id,
+            move |conn, fence| {
+                Box::pin(async move {
+                    void_expired_leases(conn, now).await?;
+                    let due = sql("SELECT id FROM messages WHERE status IN ('scheduled', 'awaiting_signature', 'held')
                                AND release_at <= $1 AND worker_id IS NULL ORDER BY release_at, id LIMIT $2")
-                .bind(now)
-                .bind(i64::from(limit))
-                .fetch_all(&mut *conn)
-                .await?;
-                let mut waiting = Vec::new();
-                for row in due {
-                    waiting.push(claim(conn, &fence, row.try_get("id")?).await?);
-                }
-                Ok(waiting)
-            })
-        })
+                    .bind(now)
+                    .bind(i64::from(limit))
+                    .skip_locked()
+                    .fetch_all(&mut *conn)
+                    .await?;
+                    let mut waiting = Vec::new();
+                    for row in due {
+                        waiting.push(claim(conn, fence, row.try_get("id")?).await?);
+                    }
+                    Ok(waiting)
+                })
+            },
+            now,
+        )
         .await
     }
 
@@ -88,6 +93,12 @@ impl Store {
         let (tenant, domain_id) = (tenant.to_owned(), domain_id.to_owned());
         self.write(move |conn| {
             Box::pin(async move {
+                sql("SELECT 1 FROM messages WHERE tenant_id = $1 AND domain_id = $2
+                     AND status IN ('awaiting_signature', 'held') ORDER BY id")
+                .bind(&tenant)
+                .bind(&domain_id)
+                .lock_rows(conn)
+                .await?;
                 sql("UPDATE messages SET release_at = $3 WHERE tenant_id = $1 AND domain_id = $2
                      AND status IN ('awaiting_signature', 'held') AND (release_at IS NULL OR release_at > $3)")
                 .bind(&tenant)
@@ -104,7 +115,7 @@ impl Store {
     }
 }
 
-async fn claim(conn: &mut SqliteConnection, fence: &Fence, message_id: &str) -> Result<Waiting, StoreError> {
+async fn claim(conn: &mut Connection<'_>, fence: &Fence, message_id: &str) -> Result<Waiting, StoreError> {
     let row = sql("UPDATE messages SET worker_id = $2, epoch = $3 WHERE id = $1 RETURNING *")
         .bind(message_id)
         .bind(&fence.worker_id)
@@ -117,7 +128,7 @@ async fn claim(conn: &mut SqliteConnection, fence: &Fence, message_id: &str) -> 
 
 /// Writes what a release attempt (or a hold) found; all recipients that are not at their end go along.
 async fn apply(
-    conn: &mut SqliteConnection,
+    conn: &mut Connection<'_>,
     message_id: &str,
     mut change: ReleaseChange,
     now: i64,
@@ -160,7 +171,7 @@ async fn apply(
 
 /// What was signed now; nothing otherwise.
 async fn write_signed(
-    conn: &mut SqliteConnection,
+    conn: &mut Connection<'_>,
     message_id: &str,
     change: &mut ReleaseChange,
 ) -> Result<(), StoreError> {

@@ -443,7 +443,11 @@ impl Worker {
                     tracing::warn!(message = %id, %cause, "outcome not committed yet")
                 }
                 Err(
-                    cause @ (StoreError::InUse | StoreError::Conflict | StoreError::Contested | StoreError::Damaged(_)),
+                    cause @ (StoreError::InUse
+ | StoreError::Conflict
+ | StoreError::Contested
+ | StoreError::Refused(_)
+ | StoreError::Damaged(_)),
                 ) => {
                     return tracing::error!(message = %id, %cause, "outcome cannot be committed");
                 }
