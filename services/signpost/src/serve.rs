@@ -1,5 +1,6 @@
 //! `signpost serve`: store, engine, worker, background work, HTTP, and an orderly end.
-use crate::config::ServeArgs;
+use crate::config::{Role, ServeArgs};
+use crate::master_key::FirstKey;
 use crate::{Outcome, master_key, open_store, telemetry};
 use signpost_diagnosis::dns::Dns;
 use signpost_engine::{Engine, SystemClock};
@@ -52,17 +53,26 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     let store = open_store(&args.store, true).await?;
     let engine = Engine::new(store.clone(), dns, Arc::new(SystemClock), Arc::new(SystemRandom), settings);
     let key_path = args.store.master_key_path();
-    master_key::establish(&engine, &key_path, &SystemRandom).await?;
-    let listener =
-        TcpListener::bind(args.listen).await.map_err(|error| format!("SIGNPOST_LISTEN {}: {error}", args.listen))?;
-    tracing::info!("listening on http://{}", listener.local_addr()?);
+    let first = FirstKey::on(&args.store.database()?);
+    master_key::establish(&engine, &key_path, first, &SystemRandom).await?;
     let shutdown = CancellationToken::new();
-    let background = start_background(&engine, key_path, &shutdown);
-    let api = tokio::spawn(signpost_http::serve(listener, signpost_http::router(engine.clone()), shutdown.clone()));
+    let api = if args.has(Role::Api) {
+        let listener = TcpListener::bind(args.listen)
+            .await
+            .map_err(|error| format!("SIGNPOST_LISTEN {}: {error}", args.listen))?;
+        tracing::info!("listening on http://{}", listener.local_addr()?);
+        let router = signpost_http::router(engine.clone());
+        Some(tokio::spawn(signpost_http::serve(listener, router, shutdown.clone())))
+    } else {
+        None
+    };
+    let background = start_background(&engine, key_path, args.has(Role::Worker), &shutdown);
     signals.wait().await;
     tracing::info!("stopping: no new requests, deliveries under way have 30 s");
     shutdown.cancel();
-    api.await??;
+    if let Some(api) = api {
+        api.await??;
+    }
     background.wait().await;
     engine.flush_last_uses().await?;
     store.close().await;
@@ -70,15 +80,34 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     Ok(())
 }
 
-/// Worker and periodic work; all of it ends when `shutdown` is cancelled.
-pub(crate) fn start_background(engine: &Engine, key_path: PathBuf, shutdown: &CancellationToken) -> TaskTracker {
+/// The periodic work of every process and, if it is one, that of a worker; all of it ends when `shutdown` is cancelled.
+pub(crate) fn start_background(
+    engine: &Engine,
+    key_path: PathBuf,
+    worker: bool,
+    shutdown: &CancellationToken,
+) -> TaskTracker {
     let tracker = TaskTracker::new();
-    tracker.spawn(signpost_engine::delivery::worker::run(engine.clone(), shutdown.clone()));
+    if worker {
+        start_worker(engine, &tracker, shutdown);
+    }
     let e = engine.clone();
     tracker.spawn(every(FLUSH_EVERY, shutdown.clone(), move || {
         let e = e.clone();
         async move { report("last uses of API keys", e.flush_last_uses().await) }
     }));
+    let e = engine.clone();
+    tracker.spawn(every(UNSEAL_EVERY, shutdown.clone(), move || {
+        let (e, path) = (e.clone(), key_path.clone());
+        async move { unseal(&e, &path).await }
+    }));
+    tracker.close();
+    tracker
+}
+
+/// Delivery, and what needs doing once per database rather than per process.
+fn start_worker(engine: &Engine, tracker: &TaskTracker, shutdown: &CancellationToken) {
+    tracker.spawn(signpost_engine::delivery::worker::run(engine.clone(), shutdown.clone()));
     let e = engine.clone();
     tracker.spawn(every(REFRESH_EVERY, shutdown.clone(), move || {
         let e = e.clone();
@@ -89,13 +118,6 @@ pub(crate) fn start_background(engine: &Engine, key_path: PathBuf, shutdown: &Ca
         let e = e.clone();
         async move { report("idempotency keys", e.expire_idempotent().await.map(|_| ())) }
     }));
-    let e = engine.clone();
-    tracker.spawn(every(UNSEAL_EVERY, shutdown.clone(), move || {
-        let (e, path) = (e.clone(), key_path.clone());
-        async move { unseal(&e, &path).await }
-    }));
-    tracker.close();
-    tracker
 }
 
 /// While sealed: offers the file again, so that the right key mends it without a restart. Never makes one.
