@@ -173,6 +173,16 @@ fn dkim_fault(name: &str, key: &PublicKey, text: &str, fault: &RecordFault) -> V
         RecordFault::Unusable(_) => Status::Unusable,
     };
     let ours = key.to_p();
+    let whole = squeezed(&record::build(key));
+    let head = squeezed(text);
+    if status == Status::Malformed
+        && head.len() > "v=DKIM1;".len()
+        && head.len() < whole.len()
+        && whole.starts_with(&head)
+    {
+        let explanation = format!("The record at {name} is only the beginning of the value; publish all of it.");
+        return Verdict::new(Status::Truncated, explanation);
+    }
     // Also where the piece that is left happens to look like something else than a cut key.
     if let (Status::Malformed | Status::Truncated, Some(piece)) = (status, beginning_of(&ours, text)) {
         return Verdict::new(
@@ -199,6 +209,11 @@ fn dkim_fault(name: &str, key: &PublicKey, text: &str, fault: &RecordFault) -> V
 
 /// How many characters of our p= the text holds, if it ends inside of it and nothing else stands in p=.
 fn beginning_of(ours: &str, text: &str) -> Option<usize> {
+    // A record that begins with something else is not cut but put together wrongly, for example its halves in the wrong order.
+    let first = squeezed(text.split('=').next().unwrap_or(text));
+    if !["v", "k", "p", "h", "s", "t", "n", "g"].contains(&first.as_str()) {
+        return None;
+    }
     let p = text.split(';').map(squeezed).find_map(|tag| tag.strip_prefix("p=").map(str::to_owned))?;
     (!p.is_empty() && p.len() < ours.len() && ours.starts_with(&p)).then_some(p.len())
 }

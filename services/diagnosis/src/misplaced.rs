@@ -36,6 +36,7 @@ pub(crate) fn candidates(name: &str, want: &Want, domain: &SigningDomain, apex: 
     if let Some(selector) = relative.strip_suffix("._domainkey").filter(|_| matches!(want, Want::DkimKey { .. })) {
         let must = format!("the host field must be `{}`", host(apex));
         add(format!("{selector}.{domain}"), format!("it lacks `_domainkey`; {must}"));
+        add(format!("{relative}._domainkey.{domain}"), format!("it has `_domainkey` twice; {must}"));
         add(format!("_domainkey.{domain}"), format!("it lacks the selector; {must}"));
         add(format!("{selector}.domainkey.{domain}"), format!("it lacks the underscore of `_domainkey`; {must}"));
         add(format!("{selector}_domainkey.{domain}"), format!("a dot is missing before `_domainkey`; {must}"));

@@ -59,7 +59,7 @@ fn zone_string(string: &str) -> String {
 pub struct KeyRecord {
     /// The key.
     pub key: PublicKey,
-    /// h=, lower-case; `None`: all hashes.
+    /// h=, as written: values are case-sensitive (RFC 6376 3.2); `None`: all hashes.
     pub hashes: Option<Vec<String>>,
     /// s=; `None`: all services.
     pub services: Option<Vec<String>>,
@@ -189,7 +189,7 @@ fn parse_strict(text: &str) -> Result<KeyRecord, RecordFault> {
     if p.is_empty() {
         return Err(RecordFault::Revoked);
     }
-    let hashes = list.get("h").map(|h| colon_list(h).map(|item| item.to_ascii_lowercase()).collect::<Vec<_>>());
+    let hashes = list.get("h").map(|h| colon_list(h).map(str::to_owned).collect::<Vec<_>>());
     let services = list.get("s").map(|s| colon_list(s).map(str::to_owned).collect::<Vec<_>>());
     let key = PublicKey::from_p(key_type(&list)?, p)?;
     check_usable(&key, hashes.as_deref(), services.as_deref())?;
@@ -289,21 +289,24 @@ fn warnings(list: &TagList<'_>, key: &PublicKey, testing: bool) -> Vec<String> {
     warnings
 }
 
-/// Adds what a cut at 255 characters comes from, and what a space in p= may have been.
+/// Adds what a cut at 255 characters comes from; tells lost + signs from a cut.
 fn explain_cut(text: &str, fault: RecordFault) -> RecordFault {
     match fault {
         RecordFault::Truncated(why) if text.len() == STRING_MAX => {
             RecordFault::Truncated(format!("the record ends after 255 characters, the provider truncated it; {why}"))
         }
-        RecordFault::Truncated(why) if inner_space_in_p(text) => RecordFault::Truncated(format!(
-            "{why}; the spaces inside p= may have been + signs, which a form has replaced"
-        )),
+        RecordFault::Truncated(_) | RecordFault::Malformed(_) if plus_signs_lost(text) => RecordFault::Malformed(
+            "p= has spaces where its + signs were: a form has decoded them; publish the value with its + signs"
+                .to_owned(),
+        ),
         other => other,
     }
 }
 
-fn inner_space_in_p(text: &str) -> bool {
-    text.split(';')
-        .filter_map(|tag| tag.split_once('='))
-        .any(|(name, p)| tags::trim(name) == "p" && tags::trim(p).contains(' '))
+/// True if p= is a key as soon as its inner spaces are + signs again.
+fn plus_signs_lost(text: &str) -> bool {
+    let p = text.split(';').filter_map(|tag| tag.split_once('=')).find(|(name, _)| tags::trim(name) == "p");
+    let repaired = p.map(|(_, p)| tags::trim(p)).filter(|p| p.contains(' ')).map(|p| p.replace(' ', "+"));
+    let is_key = |kind| repaired.as_deref().is_some_and(|p| PublicKey::from_p(kind, p).is_ok());
+    is_key(SignatureAlgorithm::RsaSha256) || is_key(SignatureAlgorithm::Ed25519Sha256)
 }

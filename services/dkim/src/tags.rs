@@ -48,8 +48,10 @@ impl<'t> TagList<'t> {
             }
             let (name, value) = part.split_once('=').ok_or(TagError::NoEquals)?;
             let from = at + name.len() + 1;
+            // White space around the name is FWS too: a lone LF is none (RFC 6376 2.8).
+            let folded_right = is_tag_value(name);
             let name = trim(name);
-            if !is_tag_name(name) {
+            if !is_tag_name(name) || !folded_right {
                 return Err(TagError::Name);
             }
             // Lists have about a dozen tags; the search is cut off below so that a hostile one stays cheap.

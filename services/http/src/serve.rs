@@ -1,4 +1,7 @@
 //! The accept loop. `axum::serve` sets no header-read timeout and no cap on connections.
+mod stall;
+
+use self::stall::Stalling;
 use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -12,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a request's header may take to arrive; also how long an idle connection is kept.
 const HEADER_READ_TIME: Duration = Duration::from_secs(10);
+/// How long a client may take none of an answer.
+const WRITE_STALL: Duration = Duration::from_secs(60);
 /// Connections at a time; more wait in the listen queue.
 const CONNECTIONS: usize = 10_000;
 /// How long requests under way may take to end at shutdown.
@@ -27,13 +32,17 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
     let graceful = GracefulShutdown::new();
     let free = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(place) = free.clone().acquire_owned().await else { break };
+        let accept = async {
+            // Never closed, so this only waits; it belongs into the select, as there may be no place for long.
+            let place = free.clone().acquire_owned().await.map_err(io::Error::other)?;
+            listener.accept().await.map(|(stream, _peer)| (stream, place))
+        };
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = accept => accepted,
         };
         match accepted {
-            Ok((stream, _peer)) => {
+            Ok((stream, place)) => {
                 tokio::spawn(connection(stream, router.clone(), graceful.watcher(), place));
             }
             Err(error) => {
@@ -56,7 +65,7 @@ async fn connection(stream: TcpStream, router: Router, watcher: Watcher, _place:
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIME)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Stalling::new(stream, WRITE_STALL)), TowerToHyperService::new(router));
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "a connection ended");
     }

@@ -123,7 +123,7 @@ impl Vault {
         self.sealing.clone().ok_or_else(|| {
             CustodyError::Unavailable(
                 "there is no usable master key; put the right one where SIGNPOST_MASTER_KEY_FILE points \
-                 (default: the data folder), from its backup, and start Signpost again"
+                 (default: the data folder), from its backup; it is noticed within seconds"
                     .into(),
             )
         })

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 #[error("{0}")]
 pub(crate) struct ConfigError(pub(crate) String);
 
-/// Where data and keys lie; needed by every command that opens the store.
-#[derive(Debug, Clone, Args)]
+/// Where data and keys lie; needed by every command that opens the store. Without Debug: the database's URL may hold a password.
+#[derive(Clone, Args)]
 pub(crate) struct StoreArgs {
     /// Folder of the SQLite file and the master key
     #[arg(long, env = "SIGNPOST_DATA_DIR", default_value = "./signpost-data")]
@@ -82,8 +82,8 @@ pub(crate) enum Database {
     Postgres(PostgresSettings),
 }
 
-/// `signpost serve`.
-#[derive(Debug, Clone, Args)]
+/// `signpost serve`. Without Debug: the relay's address may hold a password.
+#[derive(Clone, Args)]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,

@@ -77,9 +77,29 @@ fn main() -> ExitCode {
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-fn fail(error: &dyn std::error::Error) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "signpost: {error}");
+fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "signpost: {}", chain(error));
     ExitCode::FAILURE
+}
+
+/// An error with all its causes, and what is wrong with each field where it is about input. For the operator, not for tenants.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    if let Some(signpost_engine::Error::Invalid(faults)) = error.downcast_ref() {
+        for fault in faults {
+            text.push_str(&format!(
+                "; {}: {}",
+                fault.pointer.as_deref().unwrap_or("").trim_start_matches('/'),
+                fault.detail
+            ));
+        }
+    }
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(&format!(": {source}"));
+        cause = source.source();
+    }
+    text
 }
 
 /// To standard output; a closed pipe is an error, not a panic.
@@ -91,10 +111,14 @@ fn print(text: &str) -> Outcome<()> {
 }
 
 async fn open_store(args: &StoreArgs, exclusive: bool) -> Outcome<Store> {
-    Ok(match args.database()? {
-        Database::Sqlite(sqlite_path) => Store::open(StoreSettings { sqlite_path, exclusive }).await?,
-        Database::Postgres(settings) => Store::connect(settings).await?,
-    })
+    let (shown, opened) = match args.database()? {
+        Database::Sqlite(sqlite_path) => {
+            let shown = sqlite_path.display().to_string();
+            (shown, Store::open(StoreSettings { sqlite_path, exclusive }).await)
+        }
+        Database::Postgres(settings) => ("PostgreSQL".to_owned(), Store::connect(settings).await),
+    };
+    opened.map_err(|error| format!("{shown}: {}", chain(&error)).into())
 }
 
 async fn migrate(args: &StoreArgs) -> Outcome<()> {

@@ -3,10 +3,13 @@ use crate::config::{Role, ServeArgs};
 use crate::master_key::FirstKey;
 use crate::{Outcome, master_key, open_store, telemetry};
 use signpost_diagnosis::dns::Dns;
+use signpost_engine::delivery::tls::ClientTls;
+use signpost_engine::delivery::worker;
 use signpost_engine::{Engine, SystemClock};
 use signpost_keys::SystemRandom;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,6 +21,8 @@ const REFRESH_EVERY: Duration = Duration::from_secs(60);
 const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
 /// How soon the right master key is noticed.
 const UNSEAL_EVERY: Duration = Duration::from_secs(2);
+/// The end of the background work: what the worker takes at most (30 s for deliveries, then some for its last writes).
+const BACKGROUND_END: Duration = Duration::from_secs(45);
 
 /// Variables of the contract that this version does not act on yet; each would silently do nothing.
 const NOT_YET: [&str; 5] = [
@@ -30,7 +35,8 @@ const NOT_YET: [&str; 5] = [
 /// As above, where going on would be dangerous.
 const REFUSED: [&str; 2] = ["SIGNPOST_TLS_CERT", "SIGNPOST_TLS_KEY"];
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT. Work that ends by itself ends the process, with an error: whoever supervises it starts it
+/// anew, while an API that goes on accepting mail which nobody delivers would look healthy.
 pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     telemetry::install(&args.store.log, args.store.log_format)?;
     args.validate()?;
@@ -47,6 +53,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
         }
     }
     let settings = args.engine_settings()?;
+    let tls = ClientTls::for_delivery(&settings.delivery)?;
     // From here on a signal ends the process in order, however early it comes.
     let mut signals = Signals::new()?;
     let dns = Dns::new(args.dns_settings())?;
@@ -56,68 +63,122 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     let first = FirstKey::on(&args.store.database()?);
     master_key::establish(&engine, &key_path, first, &SystemRandom).await?;
     let shutdown = CancellationToken::new();
-    let api = if args.has(Role::Api) {
-        let listener = TcpListener::bind(args.listen)
-            .await
-            .map_err(|error| format!("SIGNPOST_LISTEN {}: {error}", args.listen))?;
+    let listener = if args.has(Role::Api) {
+        let bound = TcpListener::bind(args.listen).await;
+        let listener = bound.map_err(|error| format!("SIGNPOST_LISTEN {}: {error}", args.listen))?;
         tracing::info!("listening on http://{}", listener.local_addr()?);
-        let router = signpost_http::router(engine.clone());
-        Some(tokio::spawn(signpost_http::serve(listener, router, shutdown.clone())))
+        Some(listener)
     } else {
         None
     };
-    let background = start_background(&engine, key_path, args.has(Role::Worker), &shutdown);
-    signals.wait().await;
+    let background = start_background(&engine, args.has(Role::Worker).then_some(tls), key_path, &shutdown);
+    if let Some(listener) = listener {
+        let api = signpost_http::serve(listener, signpost_http::router(engine.clone()), shutdown.clone());
+        background.spawn("the HTTP server", async move {
+            if let Err(error) = api.await {
+                tracing::error!(%error, "the HTTP server failed");
+            }
+        });
+    }
+    tokio::select! {
+        () = signals.wait() => {}
+        () = shutdown.cancelled() => {}
+    }
     tracing::info!("stopping: no new requests, deliveries under way have 30 s");
     shutdown.cancel();
-    if let Some(api) = api {
-        api.await??;
-    }
-    background.wait().await;
-    engine.flush_last_uses().await?;
+    let ended = background.end().await;
+    report("last uses of API keys", engine.flush_last_uses().await);
     store.close().await;
+    ended?;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// The periodic work of every process and, if it is one, that of a worker; all of it ends when `shutdown` is cancelled.
+/// Work that has to go on until the shutdown.
+pub(crate) struct Background {
+    tracker: TaskTracker,
+    shutdown: CancellationToken,
+    failed: Arc<AtomicBool>,
+}
+
+impl Background {
+    fn new(shutdown: &CancellationToken) -> Self {
+        Self { tracker: TaskTracker::new(), shutdown: shutdown.clone(), failed: Arc::default() }
+    }
+
+    /// A panic, or an end before the shutdown, is told in the log and shuts everything down.
+    pub(crate) fn spawn(&self, what: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let (shutdown, failed) = (self.shutdown.clone(), Arc::clone(&self.failed));
+        self.tracker.spawn(async move {
+            // A task of its own, so that its panic is seen here.
+            let ended = tokio::spawn(work).await;
+            if ended.is_ok() && shutdown.is_cancelled() {
+                return;
+            }
+            tracing::error!("{what} ended unexpectedly: the process stops");
+            failed.store(true, Ordering::SeqCst);
+            shutdown.cancel();
+        });
+    }
+
+    /// Waits for all of it, within bounds.
+    ///
+    /// # Errors
+    /// Something ended before the shutdown.
+    pub(crate) async fn end(self) -> Outcome<()> {
+        self.tracker.close();
+        if tokio::time::timeout(BACKGROUND_END, self.tracker.wait()).await.is_err() {
+            tracing::warn!("background work did not end in time and is cut off");
+        }
+        if self.failed.load(Ordering::SeqCst) {
+            return Err("a part of the server ended unexpectedly; the log says which".into());
+        }
+        Ok(())
+    }
+}
+
+/// The periodic work of every process and, with `tls` for its deliveries, that of a worker; all of it ends when `shutdown`
+/// is cancelled.
 pub(crate) fn start_background(
     engine: &Engine,
+    tls: Option<ClientTls>,
     key_path: PathBuf,
-    worker: bool,
     shutdown: &CancellationToken,
-) -> TaskTracker {
-    let tracker = TaskTracker::new();
-    if worker {
-        start_worker(engine, &tracker, shutdown);
+) -> Background {
+    let background = Background::new(shutdown);
+    if let Some(tls) = tls {
+        start_worker(engine, tls, &background, shutdown);
     }
     let e = engine.clone();
-    tracker.spawn(every(FLUSH_EVERY, shutdown.clone(), move || {
+    let flush = every(FLUSH_EVERY, shutdown.clone(), move || {
         let e = e.clone();
         async move { report("last uses of API keys", e.flush_last_uses().await) }
-    }));
+    });
+    background.spawn("the record of last uses", flush);
     let e = engine.clone();
-    tracker.spawn(every(UNSEAL_EVERY, shutdown.clone(), move || {
+    let unsealing = every(UNSEAL_EVERY, shutdown.clone(), move || {
         let (e, path) = (e.clone(), key_path.clone());
         async move { unseal(&e, &path).await }
-    }));
-    tracker.close();
-    tracker
+    });
+    background.spawn("the watch for the master key", unsealing);
+    background
 }
 
 /// Delivery, and what needs doing once per database rather than per process.
-fn start_worker(engine: &Engine, tracker: &TaskTracker, shutdown: &CancellationToken) {
-    tracker.spawn(signpost_engine::delivery::worker::run(engine.clone(), shutdown.clone()));
+fn start_worker(engine: &Engine, tls: ClientTls, background: &Background, shutdown: &CancellationToken) {
+    background.spawn("the delivery worker", worker::run(engine.clone(), tls, shutdown.clone()));
     let e = engine.clone();
-    tracker.spawn(every(REFRESH_EVERY, shutdown.clone(), move || {
+    let refresh = every(REFRESH_EVERY, shutdown.clone(), move || {
         let e = e.clone();
         async move { report("published keys", e.refresh_published_keys().await.map(|_| ())) }
-    }));
+    });
+    background.spawn("the reading of published keys", refresh);
     let e = engine.clone();
-    tracker.spawn(every(EXPIRE_EVERY, shutdown.clone(), move || {
+    let expire = every(EXPIRE_EVERY, shutdown.clone(), move || {
         let e = e.clone();
         async move { report("idempotency keys", e.expire_idempotent().await.map(|_| ())) }
-    }));
+    });
+    background.spawn("the expiry of idempotency keys", expire);
 }
 
 /// While sealed: offers the file again, so that the right key mends it without a restart. Never makes one.
@@ -139,6 +200,7 @@ fn report(what: &str, result: Result<(), signpost_engine::Error>) {
     }
 }
 
+/// Until the shutdown, which also breaks off work under way: a write is whole or not at all.
 async fn every<F, W>(period: Duration, shutdown: CancellationToken, work: W)
 where
     W: Fn() -> F + Send,
@@ -147,9 +209,13 @@ where
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        let turn = async {
+            ticks.tick().await;
+            work().await;
+        };
         tokio::select! {
             () = shutdown.cancelled() => return,
-            _ = ticks.tick() => work().await,
+            () = turn => {}
         }
     }
 }
@@ -169,5 +235,39 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_ends_by_itself_or_panics_stops_the_process_with_an_error() {
+        for panics in [false, true] {
+            let shutdown = CancellationToken::new();
+            let background = Background::new(&shutdown);
+            background.spawn("a job", async move { assert!(!panics, "on purpose") });
+            let waits = shutdown.clone();
+            background.spawn("another", async move { waits.cancelled().await });
+            shutdown.cancelled().await;
+            assert!(background.end().await.is_err(), "panics: {panics}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_shutdown_breaks_periodic_work_off_and_is_no_error() {
+        let shutdown = CancellationToken::new();
+        let background = Background::new(&shutdown);
+        let begun = Arc::new(tokio::sync::Notify::new());
+        let told = Arc::clone(&begun);
+        let endless = every(Duration::from_secs(1), shutdown.clone(), move || {
+            told.notify_one();
+            std::future::pending()
+        });
+        background.spawn("a job", endless);
+        begun.notified().await;
+        shutdown.cancel();
+        background.end().await.expect("an orderly end");
     }
 }

@@ -4,6 +4,9 @@ use crate::db::{json, json_text, page, page_probe};
 use crate::statement::{Connection, On, Row, sql, sql_in};
 use crate::{AuditRow, EventRow, Page, Store, StoreError};
 
+/// Newest checks of a domain that are kept.
+const CHECKS_KEPT: i64 = 100;
+
 /// A tenant's domain. Unique per (tenant, name) among those not deleted.
 #[derive(Debug, Clone)]
 pub struct DomainRow {
@@ -298,14 +301,22 @@ impl Store {
             .collect()
     }
 
-    /// Keys `active` or `retiring` of domains with signing enabled or suspended whose published p= was last tried before `before` (system, for the refresh).
-    pub async fn keys_to_refresh(&self, before: i64, limit: u32) -> Result<Vec<KeyRow>, StoreError> {
+    /// Keys `active` or `retiring` of domains with signing enabled or suspended whose published p= was last read before
+    /// `read_before` and last asked for before `tried_before`; longest untried first (system, for the refresh).
+    pub async fn keys_to_refresh(
+        &self,
+        read_before: i64,
+        tried_before: i64,
+        limit: u32,
+    ) -> Result<Vec<KeyRow>, StoreError> {
         let rows = sql("SELECT dkim_keys.* FROM dkim_keys JOIN domains ON domains.id = dkim_keys.domain_id
                         WHERE dkim_keys.state IN ('active', 'retiring')
-                        AND (dkim_keys.published_tried_at IS NULL OR dkim_keys.published_tried_at < $1)
+                        AND (dkim_keys.published_read_at IS NULL OR dkim_keys.published_read_at < $1)
+                        AND (dkim_keys.published_tried_at IS NULL OR dkim_keys.published_tried_at < $2)
                         AND domains.deleted_at IS NULL AND domains.signing IN ('enabled', 'suspended')
-                        ORDER BY COALESCE(dkim_keys.published_tried_at, 0), dkim_keys.id LIMIT $2")
-        .bind(before)
+                        ORDER BY COALESCE(dkim_keys.published_tried_at, 0), dkim_keys.id LIMIT $3")
+        .bind(read_before)
+        .bind(tried_before)
         .bind(i64::from(limit))
         .fetch_all(self.readers())
         .await?;
@@ -420,8 +431,15 @@ pub(crate) async fn insert_check(
         .bind(&row.verdict)
         .bind(row.checked_at)
         .bind(json_text(&row.records)?)
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
+    // The history is for people; what a check leads to is in the domain, its keys and its events.
+    sql("DELETE FROM checks WHERE domain_id = $1 AND id NOT IN
+         (SELECT id FROM checks WHERE domain_id = $1 ORDER BY id DESC LIMIT $2)")
+    .bind(domain_id)
+    .bind(CHECKS_KEPT)
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! All SQL of Signpost. Nothing above this crate knows which database it is.
 //!
-//! Every method on tenant data takes the tenant first. A method is one transaction. Times are milliseconds since the epoch
+//! Every method that acts for a caller takes the tenant first. What the system does for all tenants (authentication, `authorize`,
+//! the worker, the refresh of published keys) says so in its first line. A method is one transaction. Times are milliseconds since the epoch
 //! and come from the caller; only the leases of workers on PostgreSQL go by the server's clock, which all processes share.
 //! Ids are UUIDv7 as 32 lower-case hex digits, without the prefixes shown outside.
 mod audit;

@@ -15,6 +15,8 @@ use futures_util::future::BoxFuture;
 
 /// How long a worker's lease lives without a heartbeat, in ms.
 pub(crate) const LEASE: i64 = 20_000;
+/// A message whose rows cannot be read is looked at again after this, in ms, so that it does not stand in the others' way.
+pub(crate) const UNREADABLE_PAUSE: i64 = 10 * 60_000;
 
 /// Worker id and epoch; an outcome under an older fence is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +133,7 @@ impl Store {
 
     /// Claims due recipients (`queued` or `deferred`, `next_attempt_at` <= now) of at most `limit` messages, oldest due first, all due recipients of a message together.
     /// Also a heartbeat; `Stale` if the lease was lost. What workers without a heartbeat had claimed becomes due again.
+    /// A message that cannot be read is left out and put off.
     pub async fn claim_deliveries(&self, fence: &Fence, now: i64, limit: u32) -> Result<Vec<Delivery>, StoreError> {
         self.claim_under(
             fence,
@@ -141,7 +144,14 @@ impl Store {
                     void_expired_leases(conn, now).await?;
                     let mut deliveries = Vec::new();
                     for message_id in due_messages(conn, now, limit).await? {
-                        deliveries.extend(claim(conn, fence, &message_id, now).await?);
+                        let (fence, id) = (fence.clone(), message_id.clone());
+                        let part = unless_damaged(conn, move |conn| {
+                            Box::pin(async move { claim(conn, &fence, &id, now).await })
+                        });
+                        match part.await? {
+                            Ok(delivery) => deliveries.extend(delivery),
+                            Err(cause) => put_off(conn, &message_id, &cause, now).await?,
+                        }
                     }
                     Ok(deliveries)
                 })
@@ -283,6 +293,38 @@ impl Store {
         }
         Ok(next)
     }
+}
+
+/// Runs a part of a claim that may find a damaged message; what it did is undone then, and the cause given back.
+pub(crate) async fn unless_damaged<T>(
+    conn: &mut Connection<'_>,
+    part: impl for<'a, 'c> FnOnce(&'a mut Connection<'c>) -> BoxFuture<'a, Result<T, StoreError>>,
+) -> Result<Result<T, StoreError>, StoreError> {
+    sql("SAVEPOINT part").execute(&mut *conn).await?;
+    match part(conn).await {
+        Ok(done) => {
+            sql("RELEASE SAVEPOINT part").execute(&mut *conn).await?;
+            Ok(Ok(done))
+        }
+        Err(cause @ StoreError::Damaged(_)) => {
+            sql("ROLLBACK TO SAVEPOINT part").execute(&mut *conn).await?;
+            sql("RELEASE SAVEPOINT part").execute(&mut *conn).await?;
+            Ok(Err(cause))
+        }
+        Err(cause) => Err(cause),
+    }
+}
+
+async fn put_off(conn: &mut Connection<'_>, message_id: &str, cause: &StoreError, now: i64) -> Result<(), StoreError> {
+    tracing::error!(message = message_id, %cause, "a queued message cannot be read; it is put off, the operator has to look");
+    sql("UPDATE recipients SET next_attempt_at = $2
+         WHERE message_id = $1 AND status IN ('queued', 'deferred') AND next_attempt_at <= $3")
+    .bind(message_id)
+    .bind(now + UNREADABLE_PAUSE)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// `None` if nothing of it is due any more: another worker was faster.

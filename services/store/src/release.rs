@@ -3,10 +3,15 @@ use crate::claims::{ClaimKind, lock_message, void_expired_leases};
 use crate::db::json_text;
 use crate::events::insert_event;
 use crate::messages::{message, message_body};
-use crate::queue::{assert_claimed, cancelled_with_its_domain, domain_is_deleted, refresh_status};
+use crate::queue::{
+    UNREADABLE_PAUSE, assert_claimed, cancelled_with_its_domain, domain_is_deleted, refresh_status, unless_damaged,
+};
 use crate::statement::{Connection, sql};
 use crate::status::{Phase, Status};
 use crate::{Fence, ReleaseChange, Store, StoreError, Waiting};
+
+/// What a release pass left behind is tried again after this, in ms.
+const LEFT_BEHIND_PAUSE: i64 = 30_000;
 
 impl Store {
     /// Puts a claimed message back to waiting (`held` or `awaiting_signature`), unattempted. `Stale` if the fence was lost.
@@ -31,7 +36,10 @@ impl Store {
     }
 
     /// Messages whose release is due, with octets, claimed under the fence so that no other process releases them too.
-    /// Also a heartbeat; `Stale` if the lease was lost.
+    /// Also a heartbeat; `Stale` if the lease was lost. A message that cannot be read is left out and put off.
+    ///
+    /// Under one fence one pass runs at a time: what an earlier one claimed and did not release (it broke off) is given
+    /// back and due in half a minute, so that the same message does not stop each pass.
     pub async fn claim_waiting(&self, fence: &Fence, now: i64, limit: u32) -> Result<Vec<Waiting>, StoreError> {
         self.claim_under(
             fence,
@@ -40,6 +48,7 @@ impl Store {
             move |conn, fence| {
                 Box::pin(async move {
                     void_expired_leases(conn, now).await?;
+                    give_back_left_behind(conn, fence, now).await?;
                     let due = sql("SELECT id FROM messages WHERE status IN ('scheduled', 'awaiting_signature', 'held')
                                AND release_at <= $1 AND worker_id IS NULL ORDER BY release_at, id LIMIT $2")
                     .bind(now)
@@ -49,7 +58,18 @@ impl Store {
                     .await?;
                     let mut waiting = Vec::new();
                     for row in due {
-                        waiting.push(claim(conn, fence, row.try_get("id")?).await?);
+                        let message_id: String = row.try_get("id")?;
+                        let (fence, id) = (fence.clone(), message_id.clone());
+                        let part = unless_damaged(conn, move |conn| {
+                            Box::pin(async move { claim(conn, &fence, &id).await })
+                        });
+                        match part.await? {
+                            Ok(claimed) => waiting.push(claimed),
+                            Err(cause) => {
+                                tracing::error!(message = message_id, %cause, "a waiting message cannot be read; it is put off, the operator has to look");
+                                set_release_at(conn, &message_id, now + UNREADABLE_PAUSE).await?;
+                            }
+                        }
                     }
                     Ok(waiting)
                 })
@@ -113,6 +133,28 @@ impl Store {
         self.wake_queue();
         Ok(())
     }
+}
+
+async fn give_back_left_behind(conn: &mut Connection<'_>, fence: &Fence, now: i64) -> Result<(), StoreError> {
+    let left = sql("UPDATE messages SET worker_id = NULL, epoch = NULL, release_at = $3
+                    WHERE worker_id = $1 AND epoch = $2 AND status IN ('scheduled', 'awaiting_signature', 'held')")
+    .bind(&fence.worker_id)
+    .bind(fence.epoch)
+    .bind(now + LEFT_BEHIND_PAUSE)
+    .execute(conn)
+    .await?;
+    if left.rows_affected() > 0 {
+        tracing::warn!(
+            messages = left.rows_affected(),
+            "a release pass broke off; what it had claimed is due again soon"
+        );
+    }
+    Ok(())
+}
+
+async fn set_release_at(conn: &mut Connection<'_>, message_id: &str, at: i64) -> Result<(), StoreError> {
+    sql("UPDATE messages SET release_at = $2 WHERE id = $1").bind(message_id).bind(at).execute(conn).await?;
+    Ok(())
 }
 
 async fn claim(conn: &mut Connection<'_>, fence: &Fence, message_id: &str) -> Result<Waiting, StoreError> {

@@ -71,7 +71,7 @@ impl Store {
         .await
     }
 
-    /// The one unscoped read: authentication starts from the key id.
+    /// For all tenants: authentication starts from the key id.
     pub async fn api_key_for_authentication(&self, key_id: &str) -> Result<Option<(ApiKeyRow, TenantRow)>, StoreError> {
         let row = sql("SELECT api_keys.*, tenants.name AS tenant_name, tenants.suspended_at,
                               tenants.created_at AS tenant_created_at

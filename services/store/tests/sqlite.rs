@@ -244,6 +244,34 @@ async fn a_row_that_we_cannot_read_is_damage_and_its_error_shows_no_data() {
     store.close().await;
 }
 
+/// One bad row must not stop the queue: the others are claimed, and it is put off.
+#[tokio::test]
+async fn a_message_that_cannot_be_read_stops_no_other() {
+    let folder = TempDir::new().unwrap();
+    let path = database(&folder);
+    let store = open(&path, true).await.unwrap();
+    let ann = tenant(&store).await;
+    let (row, _) = domain(&store, &ann, "example.com").await;
+    let queued = [(); 2].map(|()| new_message(&row, &["bob@example.net"]));
+    let held = [(); 2].map(|()| waiting_message(&row, "held", Some(NOW)));
+    for new in queued.iter().chain(&held) {
+        store.accept_message(new).await.unwrap();
+    }
+    let mut conn = directly(&path).await;
+    for bad in [&queued[0], &held[0]] {
+        let spoilt = sqlx::query("UPDATE messages SET tags = 'no JSON' WHERE id = $1").bind(&bad.message.id);
+        spoilt.execute(&mut conn).await.unwrap();
+    }
+    conn.close().await.unwrap();
+    let fence = worker(&store).await;
+    let claimed = store.claim_deliveries(&fence, NOW, 10).await.unwrap();
+    assert_eq!(claimed.iter().map(|delivery| &delivery.message.id).collect::<Vec<_>>(), [&queued[1].message.id]);
+    let waiting = store.claim_waiting(&fence, NOW, 10).await.unwrap();
+    assert_eq!(waiting.iter().map(|waiting| &waiting.message.id).collect::<Vec<_>>(), [&held[1].message.id]);
+    assert_eq!(store.next_due().await.unwrap(), Some(NOW + 600_000), "put off, not lost");
+    store.close().await;
+}
+
 #[tokio::test]
 async fn a_file_that_is_no_database_and_a_newer_schema_are_damage() {
     let folder = TempDir::new().unwrap();

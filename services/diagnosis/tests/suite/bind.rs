@@ -93,6 +93,18 @@ impl Bind {
         Self { child, log, address, _folder: folder }
     }
 
+    /// Waits until the question for `name` is in the log; all TXT questions up to then.
+    pub(crate) async fn txt_questions_up_to(&self, name: &str) -> Vec<String> {
+        for _ in 0..500 {
+            let questions = self.txt_questions();
+            if questions.iter().any(|question| question == name) {
+                return questions;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("no question for {name} in the log after 10 s: {:?}", self.txt_questions());
+    }
+
     /// Names of TXT questions so far. Each question is logged before it is answered.
     pub(crate) fn txt_questions(&self) -> Vec<String> {
         let log = self.log.lock().unwrap();

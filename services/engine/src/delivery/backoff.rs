@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 const FIRST_REST: i64 = 60_000;
 const LONGEST_REST: i64 = 30 * 60_000;
-/// Hosts remembered; beyond it those whose rest is over are forgotten.
+/// Hosts remembered; beyond it those whose rest is over are forgotten, and then the one whose rest ends first.
 const MAX_HOSTS: usize = 10_000;
 
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,10 @@ impl HostBackoff {
         if hosts.len() >= MAX_HOSTS {
             hosts.retain(|_, rest| rest.until > now);
         }
+        if hosts.len() >= MAX_HOSTS && !hosts.contains_key(host) {
+            let first = hosts.iter().min_by_key(|(_, rest)| rest.until).map(|(host, _)| host.clone());
+            first.and_then(|host| hosts.remove(&host));
+        }
         let length = hosts.get(host).map_or(FIRST_REST, |rest| (rest.length * 2).min(LONGEST_REST));
         hosts.insert(host.to_owned(), Rest { until: now + jitter(length, random), length });
     }
@@ -53,6 +57,18 @@ mod tests {
         fn fill(&self, dest: &mut [u8]) {
             dest.fill(0);
         }
+    }
+
+    #[test]
+    fn no_more_hosts_are_remembered_than_the_limit() {
+        let backoff = HostBackoff::default();
+        for n in 0..MAX_HOSTS + 3 {
+            backoff.rest(&format!("mx{n}.example.net"), i64::try_from(n).expect("time"), &Zero);
+        }
+        assert_eq!(backoff.hosts.lock().expect("lock").len(), MAX_HOSTS);
+        let now = i64::try_from(MAX_HOSTS).expect("time");
+        assert_eq!(backoff.resting_until("mx0.example.net", now), None, "the one whose rest ends first is forgotten");
+        assert!(backoff.resting_until("mx3.example.net", now).is_some());
     }
 
     /// G03.

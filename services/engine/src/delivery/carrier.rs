@@ -1,21 +1,28 @@
 //! Transactions over one route: the targets in their order, connections kept over several transactions.
 use super::backoff::HostBackoff;
+use super::crowd::Crowd;
 use super::session::{OpenError, Opening, RecipientResult, Session, TlsState, Transaction};
 use super::tls::{ClientTls, Security};
-use super::wire::{Trouble, Wait, within};
+use super::wire::{Limits, Trouble, Wait, within};
 use super::{Target, reply::Reply, retry};
 use crate::Clock;
 use signpost_keys::Random;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// RFC 5321 names none; longer than a few lost SYN packets.
 const CONNECT: Wait = Wait { awaiting: "the connection", limit: Duration::from_secs(30) };
 
+/// A message's way to one destination takes no longer than this, but for the wait for the reply to its final dot: else a
+/// server that uses up the time-out of every command (RFC 5321 4.5.3.2) holds a place for hours.
+pub(super) const OVERALL: Duration = Duration::from_secs(20 * 60);
+
 /// Where and how to connect.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Route {
     /// In the order in which they are tried.
     pub targets: Vec<Target>,
@@ -23,6 +30,17 @@ pub struct Route {
     pub security: Security,
     /// Login of the relay.
     pub credentials: Option<(String, String)>,
+    /// True for the operator's relay: its name is not shown to tenants, what it says of the set-up bounces nothing, and it
+    /// may have all deliveries.
+    pub relay: bool,
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Route");
+        shown.field("targets", &self.targets).field("security", &self.security).field("relay", &self.relay);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// What a recipient's attempt came to.
@@ -30,7 +48,7 @@ pub struct Route {
 pub enum Verdict {
     /// It was tried.
     Tried(RecipientResult),
-    /// Every host rests after a 421: nothing was tried before this time.
+    /// Every host rests after a 421, or has as many messages under way as we send at once: nothing was tried before this time.
     Resting {
         /// Milliseconds.
         until: i64,
@@ -42,7 +60,7 @@ pub enum Verdict {
 pub struct Report {
     /// The verdict.
     pub verdict: Verdict,
-    /// `host [address]`, if one was spoken to.
+    /// `host [address]`, if one was spoken to and it is not the relay.
     pub host: Option<String>,
     /// Encryption, if there was a session.
     pub tls: Option<TlsState>,
@@ -66,6 +84,8 @@ pub struct Carrier {
     pub abort: CancellationToken,
     /// Shared by all carriers of the process.
     pub backoff: Arc<HostBackoff>,
+    /// As well.
+    pub crowd: Arc<Crowd>,
     /// Clock.
     pub clock: Arc<dyn Clock>,
     /// Rng.
@@ -83,12 +103,28 @@ impl Carrier {
     /// tried at the next (RFC 5321 5.1), unless the message may already have been taken.
     pub async fn carry(&self, route: &Route, transactions: &[Transaction<'_>]) -> Vec<Vec<Report>> {
         let mut ledger = Ledger::new(transactions);
+        let limits = Limits { abort: self.abort.clone(), deadline: Instant::now() + OVERALL };
         for target in &route.targets {
+            if Instant::now() >= limits.deadline {
+                break;
+            }
             if let Some(until) = self.backoff.resting_until(&target.host, self.clock.now_ms()) {
-                ledger.resting = Some(ledger.resting.map_or(until, |earlier| earlier.min(until)));
+                ledger.rests(until);
                 continue;
             }
-            match self.at_target(route, target, transactions, &mut ledger).await {
+            let _place = if route.relay {
+                None
+            } else {
+                match self.crowd.enter(&target.address.ip().to_string(), self.clock.now_ms()) {
+                    Ok(place) => Some(place),
+                    // It is not down: its backup is not asked instead (RFC 5321 5.1).
+                    Err(until) => {
+                        ledger.rests(until);
+                        break;
+                    }
+                }
+            };
+            match self.at_target(route, target, &limits, transactions, &mut ledger).await {
                 Flow::NextTarget => {}
                 Flow::Done => break,
             }
@@ -100,6 +136,7 @@ impl Carrier {
         &self,
         route: &Route,
         target: &Target,
+        limits: &Limits,
         transactions: &[Transaction<'_>],
         ledger: &mut Ledger,
     ) -> Flow {
@@ -109,15 +146,15 @@ impl Carrier {
         while let Some((index, recipients)) = ledger.first_open() {
             let mut open = match session.take() {
                 Some(open) => open,
-                None => match self.connect(route, target).await {
+                None => match self.connect(route, target, limits).await {
                     Ok(open) => open,
-                    Err(error) => return self.no_session(target, error, ledger),
+                    Err(error) => return self.no_session(route, target, error, ledger),
                 },
             };
             let Some(whole) = transactions.get(index) else { return Flow::Done };
             let chosen = recipients.iter().filter_map(|recipient| whole.recipients.get(*recipient).copied()).collect();
             let results = open.send(&Transaction { recipients: chosen, ..*whole }).await;
-            let entry = Entry { host: shown(target), tls: open.tls(), fresh };
+            let entry = Entry { host: public_host(route, target), tls: open.tls(), fresh };
             let mut left_open = false;
             let mut turned_away = None;
             for (recipient, result) in recipients.into_iter().zip(results) {
@@ -152,37 +189,61 @@ impl Carrier {
         self.backoff.rest(&target.host, self.clock.now_ms(), self.random.as_ref());
     }
 
-    fn no_session(&self, target: &Target, error: OpenError, ledger: &mut Ledger) -> Flow {
+    fn no_session(&self, route: &Route, target: &Target, error: OpenError, ledger: &mut Ledger) -> Flow {
+        if route.relay {
+            tracing::warn!(host = %shown(target), ?error, "no session with the relay of SIGNPOST_SMTP_RELAY");
+        }
         let result = match error {
             OpenError::Refused(reply) => {
                 if reply.closes() {
                     self.rest(target);
                 }
+                if route.relay {
+                    let text = "the relay of this server does not take mail from it now".to_owned();
+                    return self.unopened(
+                        route,
+                        target,
+                        RecipientResult::Rejected { reply: Reply { text, ..reply }, permanent: false },
+                        ledger,
+                    );
+                }
                 let permanent = retry::is_permanent(retry::Command::Opening, &reply);
                 RecipientResult::Rejected { reply, permanent }
             }
-            OpenError::Handshake(cause) => trouble(Trouble::Tls(cause)),
-            OpenError::Trouble(cause) => trouble(cause),
+            OpenError::Handshake(cause) if !route.relay => trouble(Trouble::Tls(cause)),
+            OpenError::Trouble(cause) if !route.relay => trouble(cause),
+            OpenError::Handshake(cause) => trouble(of_the_relay(Trouble::Tls(cause))),
+            OpenError::Trouble(cause) => trouble(of_the_relay(cause)),
         };
+        self.unopened(route, target, result, ledger)
+    }
+
+    fn unopened(&self, route: &Route, target: &Target, result: RecipientResult, ledger: &mut Ledger) -> Flow {
         let aborted = result == trouble(Trouble::Aborted);
-        ledger.unopened(Report { verdict: Verdict::Tried(result), host: Some(shown(target)), tls: None });
+        ledger.unopened(Report { verdict: Verdict::Tried(result), host: public_host(route, target), tls: None });
         if aborted { Flow::Done } else { Flow::NextTarget }
     }
 
     /// RFC 7435 3: after a failed opportunistic handshake once more, without TLS.
-    async fn connect(&self, route: &Route, target: &Target) -> Result<Session, OpenError> {
-        match self.open(route, target, false).await {
+    async fn connect(&self, route: &Route, target: &Target, limits: &Limits) -> Result<Session, OpenError> {
+        match self.open(route, target, limits, false).await {
             Err(OpenError::Handshake(cause)) => {
                 tracing::info!(host = %target.host, %cause, "STARTTLS failed, sending without TLS");
-                self.open(route, target, true).await
+                self.open(route, target, limits, true).await
             }
             other => other,
         }
     }
 
-    async fn open(&self, route: &Route, target: &Target, without_tls: bool) -> Result<Session, OpenError> {
+    async fn open(
+        &self,
+        route: &Route,
+        target: &Target,
+        limits: &Limits,
+        without_tls: bool,
+    ) -> Result<Session, OpenError> {
         let failed = |cause: String| Trouble::Connect { host: shown(target), cause };
-        let stream = match within(&self.abort, CONNECT, TcpStream::connect(target.address)).await {
+        let stream = match within(limits, CONNECT, TcpStream::connect(target.address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(cause)) => return Err(failed(cause.to_string()).into()),
             Err(Trouble::Aborted) => return Err(Trouble::Aborted.into()),
@@ -200,7 +261,8 @@ impl Carrier {
             without_tls,
             credentials: route.credentials.as_ref().map(|(user, password)| (user.as_str(), password.as_str())),
             tls: &self.tls,
-            abort: &self.abort,
+            relay: route.relay,
+            limits,
         };
         Session::open(stream, &opening).await
     }
@@ -214,15 +276,37 @@ fn shown(target: &Target) -> String {
     format!("{} [{}]", target.host, target.address.ip())
 }
 
+/// For events: that of the relay is the operator's.
+fn public_host(route: &Route, target: &Target) -> Option<String> {
+    (!route.relay).then(|| shown(target))
+}
+
+/// What tenants may read of it; the log has the rest.
+fn of_the_relay(trouble: Trouble) -> Trouble {
+    match trouble {
+        Trouble::Connect { .. } => Trouble::Relay("cannot connect to the relay of this server"),
+        Trouble::Tls(_) => Trouble::Relay("no verified TLS with the relay of this server"),
+        Trouble::Login(_) => Trouble::Relay("the relay of this server refused our login"),
+        other @ (Trouble::Lost { .. }
+        | Trouble::Timeout { .. }
+        | Trouble::Overlong { .. }
+        | Trouble::Protocol { .. }
+        | Trouble::Relay(_)
+        | Trouble::Fault
+        | Trouble::Route(_)
+        | Trouble::Aborted) => other,
+    }
+}
+
 struct Entry {
-    host: String,
+    host: Option<String>,
     tls: TlsState,
     fresh: bool,
 }
 
 impl Entry {
     fn report(&self, result: RecipientResult) -> Report {
-        Report { verdict: Verdict::Tried(result), host: Some(self.host.clone()), tls: Some(self.tls) }
+        Report { verdict: Verdict::Tried(result), host: self.host.clone(), tls: Some(self.tls) }
     }
 }
 
@@ -310,6 +394,10 @@ impl Ledger {
         for row in self.rows.iter_mut().flatten() {
             row.report.get_or_insert_with(|| report.clone());
         }
+    }
+
+    fn rests(&mut self, until: i64) {
+        self.resting = Some(self.resting.map_or(until, |earlier| earlier.min(until)));
     }
 
     fn unopened(&mut self, report: Report) {

@@ -1,13 +1,16 @@
 //! Dialogues as data files: a scripted server plays `tests/cases/smtp`, over memory and with a paused clock.
+use super::carrier::OVERALL;
 use super::payload::Payload;
 use super::reply::Reply;
 use super::session::{OpenError, Opening, RecipientResult, Session, Transaction};
 use super::tls::{ClientTls, Security};
+use super::wire::Limits;
 use signpost_dkim::Mailbox;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// One line of a script.
@@ -139,7 +142,7 @@ struct Ended {
 
 async fn converse(case: &Case, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Ended {
     let tls = ClientTls::new(false).expect("TLS");
-    let abort = CancellationToken::new();
+    let limits = Limits { abort: CancellationToken::new(), deadline: Instant::now() + OVERALL };
     let opening = Opening {
         helo: "out.example.com",
         host: "mx.example.net",
@@ -152,7 +155,8 @@ async fn converse(case: &Case, stream: impl AsyncRead + AsyncWrite + Unpin + Sen
         without_tls: false,
         credentials: case.get("credentials").and_then(|text| text.split_once(':')),
         tls: &tls,
-        abort: &abort,
+        relay: false,
+        limits: &limits,
     };
     let mut session = match Session::open(stream, &opening).await {
         Ok(session) => session,
@@ -309,8 +313,8 @@ async fn a_reply_in_the_middle_of_the_message_is_heard() {
 #[tokio::test(start_paused = true)]
 async fn an_abort_ends_every_wait() {
     let (client, _server) = tokio::io::duplex(64);
-    let abort = CancellationToken::new();
-    abort.cancel();
+    let limits = Limits { abort: CancellationToken::new(), deadline: Instant::now() + OVERALL };
+    limits.abort.cancel();
     let tls = ClientTls::new(false).expect("TLS");
     let opening = Opening {
         helo: "h",
@@ -320,7 +324,8 @@ async fn an_abort_ends_every_wait() {
         without_tls: false,
         credentials: None,
         tls: &tls,
-        abort: &abort,
+        relay: false,
+        limits: &limits,
     };
     let error = Session::open(client, &opening).await.err().expect("no session");
     assert_eq!(error, OpenError::Trouble(super::Trouble::Aborted));

@@ -1,6 +1,7 @@
 //! Delivery over SMTP: routes, sessions, retry, worker.
 mod backoff;
 pub mod carrier;
+pub mod crowd;
 #[cfg(test)]
 mod dialogues;
 mod envelope;
@@ -19,7 +20,7 @@ pub mod worker;
 #[cfg(test)]
 mod worker_tests;
 
-pub use wire::{Io, Trouble};
+pub use wire::{Io, Limits, Trouble};
 
 use std::net::SocketAddr;
 

@@ -163,7 +163,9 @@ pub async fn relay_targets(relay: &Relay) -> Result<Vec<Target>, Unroutable> {
     match tokio::net::lookup_host((host, relay.port)).await {
         Ok(addresses) => Ok(addresses.map(|address| Target { host: host.to_owned(), address }).collect()),
         Err(cause) => {
-            Err(Unroutable::Temporary(format!("the relay {host} of SIGNPOST_SMTP_RELAY was not found: {cause}")))
+            tracing::warn!(host, %cause, "the relay of SIGNPOST_SMTP_RELAY was not found");
+            // Tenants read this: the relay's name is not theirs to know.
+            Err(Unroutable::Temporary("the relay of this server was not found".to_owned()))
         }
     }
 }

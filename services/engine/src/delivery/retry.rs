@@ -60,6 +60,8 @@ pub enum Command {
     Opening,
     /// MAIL.
     Mail,
+    /// MAIL to the operator's relay.
+    MailToRelay,
     /// RCPT.
     Rcpt,
     /// DATA.
@@ -73,13 +75,22 @@ pub enum Command {
 /// The reply code decides, not the enhanced one (RFC 2034 4), with two exceptions:
 /// 552 to RCPT is 452 misspelled, unless its enhanced code speaks of something else than the number of recipients
 /// (RFC 5321 4.5.3.1.10); 530, 534, 535 and 538 ask for a login or for TLS (RFC 4954 6, RFC 3207 4) and so speak of our
-/// set-up, not of the recipient.
+/// set-up, not of the recipient. What the operator's relay says before it was told of a recipient speaks of the set-up as
+/// well, unless it is about the sender's address or the size (RFC 3463 3.2, 3.4): else one wrong setting would bounce the
+/// whole queue.
 pub fn is_permanent(command: Command, reply: &Reply) -> bool {
     if reply.class() != ReplyClass::Permanent {
         return false;
     }
     match command {
         Command::Rcpt => !is_too_many_recipients(reply),
+        Command::MailToRelay => {
+            matches!(reply.code, 552 | 553)
+                || matches!(
+                    reply.enhanced,
+                    Some(EnhancedCode { subject: 1, .. } | EnhancedCode { subject: 3, detail: 4, .. })
+                )
+        }
         Command::Opening | Command::Mail => !matches!(reply.code, 530 | 534 | 535 | 538),
         Command::Data | Command::Content => true,
     }
@@ -122,6 +133,27 @@ mod tests {
     fn series_after_trouble_starts_quicker() {
         let least: Vec<i64> = (0..9).map(|n| delay(Cause::Trouble, n, &Fixed(0)) / MINUTE).collect();
         assert_eq!(least, [1, 2, 5, 15, 30, 60, 120, 240, 240]);
+    }
+
+    #[test]
+    fn a_relay_that_refuses_us_bounces_nothing() {
+        let reply = |code, enhanced: Option<(u16, u16)>| Reply {
+            code,
+            enhanced: enhanced.map(|(subject, detail)| EnhancedCode::new(5, subject, detail)),
+            text: String::new(),
+        };
+        for (code, enhanced, permanent) in [
+            (550, None, false),
+            (554, Some((7, 1)), false),
+            (530, Some((7, 0)), false),
+            (552, None, true),
+            (553, None, true),
+            (550, Some((1, 8)), true),
+            (554, Some((3, 4)), true),
+        ] {
+            let reply = reply(code, enhanced);
+            assert_eq!(is_permanent(Command::MailToRelay, &reply), permanent, "{reply}");
+        }
     }
 
     /// G04.

@@ -1,6 +1,7 @@
 //! The client against our own server, over loopback: octets, TLS, several hosts, reused connections.
 use super::backoff::HostBackoff;
 use super::carrier::{Carrier, Report, Route, Verdict};
+use super::crowd::Crowd;
 use super::payload::Payload;
 use super::session::{RecipientResult, TlsState, Transaction};
 use super::tls::{ClientTls, Security};
@@ -103,6 +104,7 @@ fn carrier(tls: ClientTls) -> Carrier {
         tls,
         abort: CancellationToken::new(),
         backoff: Arc::new(HostBackoff::default()),
+        crowd: Arc::new(Crowd::new(64)),
         clock: Arc::new(Fixed),
         random: Arc::new(Fixed),
     }
@@ -116,7 +118,7 @@ fn route(addresses: &[SocketAddr], security: Security) -> Route {
     let targets = addresses.iter().enumerate();
     let targets =
         targets.map(|(index, address)| Target { host: format!("mx{index}.test"), address: *address }).collect();
-    Route { targets, security, credentials: None }
+    Route { targets, security, credentials: None, relay: false }
 }
 
 fn mailbox(address: &str) -> Mailbox {
@@ -307,6 +309,50 @@ async fn a_refused_connection_is_permanent_only_if_every_host_refuses() {
     let (one, _) = refuse().await;
     let report = send(&plain(), &route(&[dead().await, one], Security::Opportunistic), &payload(b"x\r\n")).await;
     assert!(matches!(trouble(&report), Trouble::Connect { .. }), "{report:?}");
+}
+
+/// What the operator's relay says of the set-up is the operator's: nobody bounces for it, and tenants learn no name and no login.
+#[tokio::test]
+async fn trouble_with_the_relay_bounces_nothing_and_is_not_shown() {
+    let (greeting, _) = scripted(vec![vec!["554 5.7.1 10.0.0.7 may not send here"]]).await;
+    let (hello, _) = scripted(vec![vec!["220 mx", "550 5.7.1 who is 10.0.0.7", "550 5.7.1 who"]]).await;
+    let (mail, _) = scripted(vec![vec!["220 mx", "250 mx", "550 5.7.1 relaying denied"]]).await;
+    let mut relay = route(&[], Security::Opportunistic);
+    relay.relay = true;
+    relay.credentials = Some(("ann".to_owned(), "secret".to_owned()));
+    assert!(!format!("{relay:?}").contains("secret"));
+    relay.credentials = None;
+    for address in [dead().await, greeting, hello, mail] {
+        relay.targets = vec![Target { host: "relay.internal".to_owned(), address }];
+        let report = send(&plain(), &relay, &payload(b"x\r\n")).await;
+        let shown = format!("{report:?}");
+        assert!(report.host.is_none(), "{shown}");
+        assert!(!["internal", "10.0.0.7", "127.0.0.1"].iter().any(|name| shown.contains(name)), "{shown}");
+        match report.verdict {
+            Verdict::Tried(RecipientResult::Rejected { permanent, .. }) => assert!(!permanent, "{shown}"),
+            Verdict::Tried(RecipientResult::ConnectionTrouble { trouble, .. }) => {
+                assert_eq!(trouble.to_string(), "cannot connect to the relay of this server");
+            }
+            Verdict::Tried(RecipientResult::Accepted { .. }) | Verdict::Resting { .. } => panic!("{shown}"),
+        }
+    }
+}
+
+/// A slow host must not have all deliveries; its backup is not asked in its place, and a relay may have all of them.
+#[tokio::test]
+async fn a_host_with_enough_messages_under_way_gets_no_further_one() {
+    let server = Server::start(Inbox::default(), None).await;
+    let carrier = plain();
+    let mut route = route(&[server.address, server.address], Security::Opportunistic);
+    let places: Vec<_> = (0..16).map(|_| carrier.crowd.enter("127.0.0.1", 0).expect("place")).collect();
+    let report = send(&carrier, &route, &payload(b"x\r\n")).await;
+    assert_eq!(report.verdict, Verdict::Resting { until: 1_001_050 });
+    route.relay = true;
+    assert!(accepted(&send(&carrier, &route, &payload(b"x\r\n")).await));
+    route.relay = false;
+    drop(places);
+    assert!(accepted(&send(&carrier, &route, &payload(b"x\r\n")).await));
+    server.stop().await;
 }
 
 /// VERP: one connection carries a transaction for each recipient; after a 421 to a used connection a new one is made.

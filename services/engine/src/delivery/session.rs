@@ -1,7 +1,7 @@
 //! The SMTP client's session (RFC 5321 3.1, 3.2): greeting, EHLO, STARTTLS, login. Transactions are in `transaction`.
 use super::reply::{Reply, ReplyClass};
 use super::tls::{ClientTls, Security, server_name};
-use super::wire::{Io, Trouble, Wait, Wire, within};
+use super::wire::{Io, Limits, Trouble, Wait, Wire, within};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use smtp_proto::{
@@ -10,7 +10,6 @@ use smtp_proto::{
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio_rustls::TlsConnector;
-use tokio_util::sync::CancellationToken;
 
 pub use super::transaction::{RecipientResult, Transaction};
 
@@ -65,8 +64,10 @@ pub struct Opening<'a> {
     pub credentials: Option<(&'a str, &'a str)>,
     /// Client configurations.
     pub tls: &'a ClientTls,
-    /// Ends every wait.
-    pub abort: &'a CancellationToken,
+    /// True if the server is the operator's relay.
+    pub relay: bool,
+    /// Of all waits.
+    pub limits: &'a Limits,
 }
 
 /// Why there is no session.
@@ -106,6 +107,7 @@ pub struct Session {
     pub(super) extensions: Extensions,
     pub(super) needs_reset: bool,
     pub(super) closed: bool,
+    pub(super) relay: bool,
     tls: TlsState,
 }
 
@@ -118,7 +120,7 @@ impl Session {
             io = handshake(io, opening).await?;
             tls = TlsState::Verified;
         }
-        let mut wire = Wire::new(io, opening.abort.clone());
+        let mut wire = Wire::new(io, opening.limits.clone());
         expect_completion(wire.reply(GREETING).await?)?;
         let mut extensions = hello(&mut wire, opening.helo).await?;
         if tls == TlsState::None
@@ -136,7 +138,7 @@ impl Session {
                 tls = TlsState::FailedFallback;
             }
         }
-        let mut session = Self { wire, extensions, needs_reset: false, closed: false, tls };
+        let mut session = Self { wire, extensions, needs_reset: false, closed: false, relay: opening.relay, tls };
         if let Some((user, password)) = opening.credentials {
             session.log_in(user, password).await?;
         }
@@ -256,7 +258,7 @@ fn extensions(reply: &Reply) -> Extensions {
 }
 
 async fn start_tls(wire: Wire, opening: &Opening<'_>) -> Result<Wire, OpenError> {
-    let abort = wire.abort().clone();
+    let limits = wire.limits().clone();
     let Some(io) = wire.into_io() else {
         return Err(Trouble::Protocol {
             awaiting: STARTTLS.awaiting,
@@ -264,7 +266,7 @@ async fn start_tls(wire: Wire, opening: &Opening<'_>) -> Result<Wire, OpenError>
         }
         .into());
     };
-    Ok(Wire::new(handshake(io, opening).await?, abort))
+    Ok(Wire::new(handshake(io, opening).await?, limits))
 }
 
 async fn handshake(io: Box<dyn Io>, opening: &Opening<'_>) -> Result<Box<dyn Io>, OpenError> {
@@ -274,7 +276,7 @@ async fn handshake(io: Box<dyn Io>, opening: &Opening<'_>) -> Result<Box<dyn Io>
         .ok_or_else(|| Trouble::Tls("the system's trust store was not loaded".to_owned()))?;
     let name = server_name(opening.host, opening.address);
     let connecting = TlsConnector::from(config).connect(name, io);
-    let failure = match within(opening.abort, HANDSHAKE, connecting).await {
+    let failure = match within(opening.limits, HANDSHAKE, connecting).await {
         Ok(Ok(stream)) => return Ok(Box::new(stream)),
         Ok(Err(cause)) => cause.to_string(),
         Err(Trouble::Aborted) => return Err(Trouble::Aborted.into()),

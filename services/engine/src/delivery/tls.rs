@@ -30,6 +30,19 @@ impl From<super::RelayTls> for Security {
     }
 }
 
+/// Why no mail could be delivered at all.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsSetupError {
+    /// The relay's certificate could not be verified.
+    #[error(
+        "SIGNPOST_SMTP_RELAY asks for verified TLS, and the system's trust store cannot be read ({0}); install the system's CA certificates"
+    )]
+    TrustStore(rustls::Error),
+    /// rustls refuses our settings.
+    #[error("TLS cannot be set up: {0}")]
+    Client(rustls::Error),
+}
+
 /// The two client configurations.
 #[derive(Clone)]
 pub struct ClientTls {
@@ -38,6 +51,15 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
+    /// What these settings need.
+    pub fn for_delivery(settings: &super::DeliverySettings) -> Result<Self, TlsSetupError> {
+        let verify = settings.relay.as_ref().is_some_and(|relay| match relay.tls {
+            super::RelayTls::Opportunistic => false,
+            super::RelayTls::StartTls | super::RelayTls::Implicit => true,
+        });
+        Self::new(verify).map_err(if verify { TlsSetupError::TrustStore } else { TlsSetupError::Client })
+    }
+
     /// `verify` (a relay with required TLS) reads the system's trust store, and fails where there is none.
     pub fn new(verify: bool) -> Result<Self, rustls::Error> {
         let verified = if verify {

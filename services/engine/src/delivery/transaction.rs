@@ -154,15 +154,15 @@ impl Session {
             let utf8 = payload.has_utf8_header()
                 || transaction.mail_from.needs_smtputf8()
                 || slots.recipients.get(index).is_some_and(|mailbox| mailbox.needs_smtputf8());
-            if payload.is_eight_bit() && !self.extensions.eight_bit_mime {
-                // RFC 6152 3, RFC 3463 3.7.
-                let text = "the server does not offer 8BITMIME, and a signed message is not converted; send it as quoted-printable or base64";
-                slots.refuse(index, Reply::ours(554, EnhancedCode::new(5, 6, 3), text));
-            } else if utf8 && !self.extensions.smtputf8 {
+            if utf8 && !self.extensions.smtputf8 {
                 // RFC 6531 3.2, 4.2.
                 let text =
                     "an address of the message has a non-ASCII local part and the server does not offer SMTPUTF8";
                 slots.refuse(index, Reply::ours(553, EnhancedCode::new(5, 6, 7), text));
+            } else if payload.is_eight_bit() && !self.extensions.eight_bit_mime {
+                // RFC 6152 3, RFC 3463 3.7.
+                let text = "the server does not offer 8BITMIME, and a signed message is not converted; send it as quoted-printable or base64";
+                slots.refuse(index, Reply::ours(554, EnhancedCode::new(5, 6, 3), text));
             } else if self.extensions.max_size.is_some_and(|limit| payload.size() > limit) {
                 // RFC 1870 6.1.
                 let limit = self.extensions.max_size.unwrap_or(0);
@@ -253,6 +253,9 @@ impl Session {
             ReplyClass::Completion => return Ok(true),
             ReplyClass::Intermediate => return Err(unexpected(MAIL, &reply)),
             ReplyClass::Transient if reply.closes() => self.close(slots, Command::Mail, &reply),
+            ReplyClass::Transient | ReplyClass::Permanent if self.relay => {
+                slots.reject_open(Command::MailToRelay, &reply)
+            }
             ReplyClass::Transient | ReplyClass::Permanent => slots.reject_open(Command::Mail, &reply),
         }
         Ok(false)
@@ -313,7 +316,7 @@ impl Session {
         }
         self.quiet(CONTENT)?;
         let reply = match self.write_content(payload).await {
-            Ok(()) => self.wire.reply(CONTENT).await.map_err(|trouble| Broken { trouble, uncertain: true })?,
+            Ok(()) => self.wire.reply_to_dot(CONTENT).await.map_err(|trouble| Broken { trouble, uncertain: true })?,
             Err(broken) => self.parting_reply(broken).await?,
         };
         match reply.class() {

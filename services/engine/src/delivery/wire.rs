@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// RFC 5321 4.5.3.1.5 allows 512 octets a reply line; real servers send longer ones.
@@ -43,6 +44,12 @@ pub enum Trouble {
         /// Limit.
         seconds: u64,
     },
+    /// Each reply came in time, and all of them together took too long.
+    #[error("the dialogue took too long and was broken off while we waited for {awaiting}")]
+    Overlong {
+        /// Which reply or write.
+        awaiting: &'static str,
+    },
     /// The server does not speak SMTP.
     #[error("the server broke the protocol while we waited for {awaiting}: {cause}")]
     Protocol {
@@ -57,6 +64,12 @@ pub enum Trouble {
     /// The relay did not take our credentials.
     #[error("the relay refused the login: {0}; check user and password of SIGNPOST_SMTP_RELAY")]
     Login(String),
+    /// What tenants are told of trouble with the operator's relay: neither its name nor how we log in is theirs to know.
+    #[error("{0}")]
+    Relay(&'static str),
+    /// Our own code broke off.
+    #[error("a fault of this server broke the attempt off")]
+    Fault,
     /// There is nothing to connect to now: DNS trouble, or guarded addresses.
     #[error("{0}")]
     Route(String),
@@ -72,11 +85,20 @@ pub(super) struct Wait {
     pub(super) limit: Duration,
 }
 
+/// What bounds all waits of a delivery together.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Ends every wait.
+    pub abort: CancellationToken,
+    /// No wait goes on beyond it, but the one for the reply to the final dot.
+    pub deadline: Instant,
+}
+
 /// Reads and writes of one connection.
 pub(super) struct Wire {
     io: Box<dyn Io>,
     received: Vec<u8>,
-    abort: CancellationToken,
+    limits: Limits,
 }
 
 /// Why no reply could be read.
@@ -86,8 +108,8 @@ enum Fault {
 }
 
 impl Wire {
-    pub(super) fn new(io: Box<dyn Io>, abort: CancellationToken) -> Self {
-        Self { io, received: Vec::new(), abort }
+    pub(super) fn new(io: Box<dyn Io>, limits: Limits) -> Self {
+        Self { io, received: Vec::new(), limits }
     }
 
     /// Gives the connection away for a TLS handshake. `None` if the server has already sent octets that would then be
@@ -96,8 +118,8 @@ impl Wire {
         self.received.is_empty().then_some(self.io)
     }
 
-    pub(super) fn abort(&self) -> &CancellationToken {
-        &self.abort
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// True if the server spoke before it was asked.
@@ -108,7 +130,7 @@ impl Wire {
     /// Writes and flushes.
     pub(super) async fn write(&mut self, octets: &[u8], wait: Wait) -> Result<(), Trouble> {
         let io = &mut self.io;
-        within(&self.abort, wait, async {
+        within(&self.limits, wait, async {
             io.write_all(octets).await?;
             io.flush().await
         })
@@ -118,8 +140,20 @@ impl Wire {
 
     /// Reads one complete reply; the limit holds for all of its lines together.
     pub(super) async fn reply(&mut self, wait: Wait) -> Result<Reply, Trouble> {
+        let limits = self.limits.clone();
+        self.reply_within(&limits, wait).await
+    }
+
+    /// The reply to the final dot has its whole time: to give up early would make a duplicate (RFC 5321 4.5.3.2.6).
+    pub(super) async fn reply_to_dot(&mut self, wait: Wait) -> Result<Reply, Trouble> {
+        let deadline = self.limits.deadline.max(Instant::now() + wait.limit);
+        let limits = Limits { deadline, ..self.limits.clone() };
+        self.reply_within(&limits, wait).await
+    }
+
+    async fn reply_within(&mut self, limits: &Limits, wait: Wait) -> Result<Reply, Trouble> {
         let (io, received) = (&mut self.io, &mut self.received);
-        match within(&self.abort, wait, read_reply(io.as_mut(), received)).await? {
+        match within(limits, wait, read_reply(io.as_mut(), received)).await? {
             Ok(reply) => Ok(reply),
             Err(Fault::Io(cause)) => Err(lost(wait, &cause)),
             Err(Fault::Protocol(cause)) => Err(Trouble::Protocol { awaiting: wait.awaiting, cause }),
@@ -131,18 +165,16 @@ fn lost(wait: Wait, cause: &io::Error) -> Trouble {
     Trouble::Lost { awaiting: wait.awaiting, cause: cause.to_string() }
 }
 
-/// Bounds `future` by the limit and by the abort.
-pub(super) async fn within<T>(
-    abort: &CancellationToken,
-    wait: Wait,
-    future: impl Future<Output = T>,
-) -> Result<T, Trouble> {
+/// Bounds `future` by its own limit and by those of the whole delivery.
+pub(super) async fn within<T>(limits: &Limits, wait: Wait, future: impl Future<Output = T>) -> Result<T, Trouble> {
+    let Wait { awaiting, limit } = wait;
+    let left = limits.deadline.saturating_duration_since(Instant::now());
     tokio::select! {
         biased;
-        () = abort.cancelled() => Err(Trouble::Aborted),
-        done = tokio::time::timeout(wait.limit, future) => {
-            done.map_err(|_| Trouble::Timeout { awaiting: wait.awaiting, seconds: wait.limit.as_secs() })
-        }
+        () = limits.abort.cancelled() => Err(Trouble::Aborted),
+        done = tokio::time::timeout(limit.min(left), future) => done.map_err(|_| {
+            if left < limit { Trouble::Overlong { awaiting } } else { Trouble::Timeout { awaiting, seconds: limit.as_secs() } }
+        }),
     }
 }
 

@@ -1,4 +1,6 @@
 //! The worker on a real store: attempts, outcomes, events, the end of the lifetime, the stop.
+use super::tls::ClientTls;
+use super::worker::Worker;
 use super::{DeliverySettings, Relay, RelayTls};
 use crate::{Clock, Engine, Settings};
 use async_trait::async_trait;
@@ -6,8 +8,8 @@ use signpost_diagnosis::dns::{Dns, DnsSettings};
 use signpost_diagnosis::guard::Guard;
 use signpost_keys::SystemRandom;
 use signpost_store::{
-    ApiKeyRow, AuditRow, DomainRow, KeyRow, MessageBody, MessageRow, NewMessage, RecipientRow, SignatureRow, Store,
-    StoreSettings, TenantRow,
+    ApiKeyRow, AuditRow, Delivery, DomainRow, EventRow, KeyRow, MessageBody, MessageRow, NewMessage, Outcome,
+    RecipientRow, SignatureRow, Store, StoreSettings, TenantRow,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -85,6 +87,10 @@ fn settings(relay: SocketAddr) -> Settings {
 impl Bench {
     /// An engine with tenant `t`, domain `d` and its active key `k`; the worker does not run yet.
     async fn new(relay: SocketAddr) -> Self {
+        Self::with(settings(relay)).await
+    }
+
+    async fn with(settings: Settings) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let store = Store::open(StoreSettings { sqlite_path: folder.path().join("db"), exclusive: true }).await;
         let store = store.expect("store");
@@ -106,12 +112,22 @@ impl Bench {
         let nowhere = "127.0.0.1:1".parse().expect("address");
         let dns = DnsSettings { resolvers: vec![nowhere], authority_port: 1, guard: Guard::default() };
         let dns = Dns::new(dns).expect("dns");
-        let engine = Engine::new(store, dns, Arc::<Steered>::clone(&clock), Arc::new(SystemRandom), settings(relay));
+        let engine = Engine::new(store, dns, Arc::<Steered>::clone(&clock), Arc::new(SystemRandom), settings);
         Self { engine, clock, stop: CancellationToken::new(), worker: None, _folder: folder }
     }
 
     fn start(&mut self) {
-        self.worker = Some(tokio::spawn(super::worker::run(self.engine.clone(), self.stop.clone())));
+        let tls = ClientTls::for_delivery(&self.engine.inner.settings.delivery).expect("TLS");
+        self.worker = Some(tokio::spawn(super::worker::run(self.engine.clone(), tls, self.stop.clone())));
+    }
+
+    /// One lease's worker, for its parts, and the message that it has claimed.
+    async fn claimed(&self) -> (Worker, Delivery) {
+        let store = &self.engine.inner.store;
+        let fence = store.start_worker("w", 0).await.expect("lease");
+        let delivery = store.claim_deliveries(&fence, 0, 1).await.expect("claim").pop().expect("delivery");
+        let tls = ClientTls::new(false).expect("TLS");
+        (Worker::new(self.engine.clone(), fence, CancellationToken::new(), tls, Arc::default()), delivery)
     }
 
     async fn stop(&mut self) {
@@ -344,4 +360,108 @@ async fn a_stop_waits_for_what_is_in_flight() {
     gate.open.notify_one();
     bench.stop().await;
     assert_eq!(bench.until(|_| true).await.status, "delivered");
+}
+
+/// It may have come after the final dot: the attempt counts, the backoff applies, and `uncertain` says it.
+#[tokio::test]
+async fn a_panic_is_an_uncertain_attempt() {
+    let (_listener, address) = listener().await;
+    let bench = Bench::new(address).await;
+    bench.accept(GOOD).await;
+    let (worker, delivery) = bench.claimed().await;
+    worker.guarded(&delivery, async { panic!("on purpose") }).await;
+    let recipient = bench.until(|_| true).await;
+    assert_eq!((recipient.status.as_str(), recipient.attempts, recipient.uncertain), ("deferred", 1, true));
+    assert!(recipient.next_attempt_at.is_some_and(|at| at >= MINUTE), "{recipient:?}");
+    assert_eq!(bench.events().await, ["message.deferred"]);
+
+    bench.advance(LIFETIME);
+    let store = &bench.engine.inner.store;
+    let fence = store.start_worker("w2", LIFETIME).await.expect("lease");
+    let delivery = store.claim_deliveries(&fence, LIFETIME, 1).await.expect("claim").pop().expect("delivery");
+    let tls = ClientTls::new(false).expect("TLS");
+    let worker = Worker::new(bench.engine.clone(), fence, CancellationToken::new(), tls, Arc::default());
+    worker.guarded(&delivery, async { panic!("on purpose") }).await;
+    assert_eq!(bench.until(|_| true).await.status, "expired", "not for ever");
+}
+
+/// Here its event's id is taken. The recipient must not stay `sending`, and above all not be sent to again.
+#[tokio::test]
+async fn an_outcome_that_the_store_refuses_is_committed_without_its_event() {
+    let (_listener, address) = listener().await;
+    let bench = Bench::new(address).await;
+    bench.accept(GOOD).await;
+    let (worker, delivery) = bench.claimed().await;
+    let event = |kind: &str| EventRow {
+        id: "e".to_owned(),
+        tenant_id: "t".to_owned(),
+        kind: kind.to_owned(),
+        at: 0,
+        message_id: Some("m".to_owned()),
+        recipient_id: None,
+        domain: None,
+        details: serde_json::json!({}),
+    };
+    let outcome = |status: &str, kind: &str| Outcome {
+        recipient_id: "r".to_owned(),
+        status: status.to_owned(),
+        attempted: true,
+        uncertain: false,
+        last_reply: None,
+        next_attempt_at: Some(0),
+        event: Some(event(kind)),
+    };
+    worker.settle(&delivery, &[outcome("deferred", "message.deferred")]).await;
+    let (worker, delivery) = bench.claimed().await;
+    worker.settle(&delivery, &[outcome("delivered", "message.delivered")]).await;
+    assert_eq!(bench.until(|_| true).await.status, "delivered");
+    assert_eq!(bench.events().await, ["message.deferred"]);
+}
+
+/// Slow servers may fill the room: scheduled and held mail is looked at all the same.
+#[tokio::test]
+async fn releases_go_on_while_the_room_is_full() {
+    let (listener, address) = listener().await;
+    let gate = inbox(listener, true);
+    let mut settings = settings(address);
+    settings.delivery.in_flight = 1;
+    let mut bench = Bench::with(settings).await;
+    bench.start();
+    bench.accept(GOOD).await;
+    gate.reached.notified().await;
+    let waits = |row: MessageRow| MessageRow {
+        id: "w".to_owned(),
+        status: "held".to_owned(),
+        waiting_reason: None,
+        release_at: Some(0),
+        ..row
+    };
+    let new = NewMessage {
+        message: waits(message()),
+        body: MessageBody { prefix: Vec::new(), raw: GOOD.as_bytes().to_vec() },
+        recipients: vec![RecipientRow {
+            id: "wr".to_owned(),
+            message_id: "w".to_owned(),
+            status: "held".to_owned(),
+            next_attempt_at: None,
+            ..recipient()
+        }],
+        events: Vec::new(),
+        audit: None,
+        idempotency: None,
+    };
+    bench.engine.inner.store.accept_message(&new).await.expect("accepted");
+    let looked_at = async {
+        loop {
+            let (found, _) = bench.engine.inner.store.message("t", "w").await.expect("store").expect("message");
+            if found.waiting_reason.is_some() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), looked_at).await.expect("a release pass");
+    assert_eq!(bench.until(|_| true).await.status, "sending", "the room is still full");
+    gate.open.notify_one();
+    bench.stop().await;
 }

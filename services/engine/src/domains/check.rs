@@ -14,8 +14,8 @@ const CHECK_DEADLINE: Duration = Duration::from_millis(9_000);
 /// DESIGN "Enable": a passed check is good for so long.
 const CHECK_FRESH_MS: i64 = 10 * 60 * 1000;
 const CHECKS_PER_MINUTE: usize = 120;
-/// A change that lost against another one is planned anew so many times.
-const CHANGE_TRIES: usize = 5;
+/// A change that lost against another one is planned anew so many times: of parallel ones at least one wins each round.
+const CHANGE_TRIES: usize = 64;
 
 /// What DNS said, not yet applied.
 struct Observation {
@@ -290,14 +290,23 @@ fn public_check(row: &CheckRow) -> String {
     crate::ids::public("chk", &row.id)
 }
 
-/// DESIGN "Claims": a proven name passes to another domain row only by a token issued after the owner's proof.
+/// DESIGN "Claims": a proven name passes to another domain row only by a token issued after the owner's proof, and the token of a
+/// row that lost the name never wins it back, also when nobody owns it now.
 fn token_can_win(domain: &DomainRow, name: &NameVersion) -> bool {
-    name.owner.as_ref().is_none_or(|owner| owner.domain_id == domain.id || domain.token_issued_at > owner.proven_at)
+    domain.ownership != "lost"
+        && name
+            .owner
+            .as_ref()
+            .is_none_or(|owner| owner.domain_id == domain.id || domain.token_issued_at > owner.proven_at)
 }
 
-/// (key id, right?, p= found or empty) of a DKIM record, unless no server answered.
+/// (key id, right?, p= found or empty) of a DKIM record, unless no server answered or they disagree: while a change spreads over
+/// the servers what was read last stays good.
 fn key_observation((listed, finding): (&Listed, &Finding)) -> Option<(String, bool, String)> {
     let key_id = listed.key_id.clone()?;
+    if finding.status != Status::Ok && finding.servers.iter().any(|server| server.status == Status::Ok) {
+        return None;
+    }
     match finding.status {
         Status::Unreachable => None,
         Status::Ok => {

@@ -16,6 +16,8 @@ use signpost_store::StoreError;
 const OWNERSHIP_TOKEN_LENGTH: usize = 26;
 /// Symbols of 5 bits: no two keys of a name meet by chance; the store refuses the case.
 const SELECTOR_LENGTH: usize = 10;
+/// Keys of a domain that are neither retired nor revoked.
+const KEYS_PER_DOMAIN: usize = 10;
 
 /// Purpose of a record (DESIGN: Record.purpose).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,6 +229,11 @@ impl Engine {
             }
         };
         let domain = self.own_domain(caller, id).await?;
+        let listed = self.inner.store.keys(&caller.tenant_id, id).await?;
+        if listed.iter().filter(|key| states::is_listed(&key.state)).count() >= KEYS_PER_DOMAIN {
+            let detail = format!("this domain has {KEYS_PER_DOMAIN} keys already; each is asked for at every check");
+            return Err(Error::Invalid(vec![FieldError::at("", detail)]));
+        }
         let name = records::stored_domain(&domain.name)?;
         let key = self.make_key(&domain, &name, algorithm).await?;
         let details = json!({"domain": domain.name, "selector": key.selector, "algorithm": key.algorithm});

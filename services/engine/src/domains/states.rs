@@ -31,14 +31,15 @@ pub(crate) fn required_key(keys: &[KeyRow]) -> Option<&KeyRow> {
 }
 
 /// New states: pending keys in `seen_ok` become published; then, if the domain signs (`enabled`), the newest published key
-/// becomes active and a former active one retiring. Without dual signing at most one key of a domain is active.
+/// becomes active and a former active one retiring; an older key never replaces a newer one. Without dual signing at most one key of a domain is active.
 pub(crate) fn transitions(keys: &[KeyRow], seen_ok: &[String], enabled: bool) -> Vec<(String, &'static str)> {
     let state_after = |key: &KeyRow| {
         if key.state == PENDING && seen_ok.contains(&key.id) { PUBLISHED.to_owned() } else { key.state.clone() }
     };
+    let active = keys.iter().filter(|k| k.state == ACTIVE).map(|k| (k.created_at, &k.id)).max();
     let newest_published = keys
         .iter()
-        .filter(|k| state_after(k) == PUBLISHED)
+        .filter(|k| state_after(k) == PUBLISHED && active.is_none_or(|active| (k.created_at, &k.id) > active))
         .max_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
     let mut changes = Vec::new();
     for key in keys {
@@ -99,7 +100,7 @@ mod tests {
             bool,
             &'static [(&'static str, &'static str)],
         );
-        let cases: [Case; 9] = [
+        let cases: [Case; 10] = [
             (&[("a", PENDING)], &[], false, &[]),
             (&[("a", PENDING)], &["a"], false, &[("a", PUBLISHED)]),
             (&[("a", PUBLISHED)], &[], true, &[("a", ACTIVE)]),
@@ -113,6 +114,7 @@ mod tests {
                 true,
                 &[("a", RETIRING), ("b", PUBLISHED), ("c", ACTIVE)],
             ),
+            (&[("a", PENDING), ("b", ACTIVE)], &["a"], true, &[("a", PUBLISHED)]),
             (&[("a", "revoked"), ("b", "retired")], &["a", "b"], true, &[]),
         ];
         for (before, seen, enabled, expected) in cases {

@@ -10,8 +10,9 @@ use signpost_dkim::sign::{self, Policy, Signer};
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
 use signpost_keys::{CustodyError, CustodyKind, KeyBinding, StoredKey};
 use signpost_store::{
-    Delivery, EventRow, Fence, KeyRow, MessageBody, MessageRow, ReleaseChange, SignatureRow, Waiting,
+    Delivery, EventRow, Fence, KeyRow, MessageBody, MessageRow, ReleaseChange, SignatureRow, StoreError, Waiting,
 };
+use std::collections::BTreeSet;
 
 /// DESIGN "Published keys": while DNS gives no answer the last p= stays good for so long.
 const PUBLISHED_GOOD_MS: i64 = 72 * 3600 * 1000;
@@ -20,6 +21,9 @@ const WAIT_RETRY_MS: i64 = 30 * 1000;
 /// A waiting message makes us read its key's record again, at most so often per key.
 const REREAD_MS: i64 = 25 * 1000;
 const RELEASE_BATCH: u32 = 50;
+/// Why mail waits, in words for the tenant.
+const NOT_PROVEN: &str = "the domain is no longer proven by this tenant";
+const DISABLED: &str = "signing is disabled for the domain";
 
 /// What the worker must know before an attempt.
 #[derive(Debug)]
@@ -88,7 +92,11 @@ impl Engine {
             .ok_or_else(|| NotSigned::Failed(Error::Internal(format!("stored custody {:?}", key.custody))))?;
         let signature = match self.custody(kind).sign(&binding, &stored, draft.digest()).await {
             Ok(signature) => signature,
-            Err(CustodyError::Unavailable(reason)) => return Err(NotSigned::Awaiting(reason)),
+            Err(CustodyError::Unavailable(reason)) => {
+                // What exactly is for the operator; the tenant learns that its mail waits.
+                tracing::warn!(key = %key.id, domain = %key.domain_name, reason, "custody cannot sign now");
+                return Err(NotSigned::Awaiting("the signing key cannot be used now; it is tried again".into()));
+            }
             Err(CustodyError::Refused(reason)) => {
                 tracing::error!(key = %key.id, domain = %key.domain_name, reason, "custody refuses to sign");
                 return Err(NotSigned::Awaiting("the signing key cannot be used; the operator has to look".into()));
@@ -130,6 +138,12 @@ impl Engine {
     /// DESIGN "Revoked or replaced keys": looked at before every attempt.
     pub async fn ready_to_send(&self, delivery: &Delivery, body: &MessageBody) -> Result<Readiness, Error> {
         let message = &delivery.message;
+        let Some(domain) = self.inner.store.domain(&message.tenant_id, &message.domain_id).await? else {
+            return Ok(Readiness::Cancelled);
+        };
+        if domain.ownership != "verified" {
+            return Ok(Readiness::Wait { status: "held", reason: NOT_PROVEN.into() });
+        }
         let keys = self.inner.store.delivery_keys(&message.domain_id).await?;
         let is_good = |signature: &SignatureRow| {
             keys.iter().any(|key| key.id == signature.key_id && states::may_be_sent(&key.state))
@@ -137,8 +151,8 @@ impl Engine {
         if !message.signatures.is_empty() && message.signatures.iter().all(is_good) {
             return Ok(Readiness::Good);
         }
-        if !keys.iter().any(|key| states::is_listed(&key.state)) {
-            return Ok(Readiness::Cancelled);
+        if domain.signing == "disabled" {
+            return Ok(Readiness::Wait { status: "held", reason: DISABLED.into() });
         }
         match self.sign_with_active_key(&keys, &body.raw).await {
             Ok(signed) => {
@@ -154,15 +168,47 @@ impl Engine {
     }
 
     /// One pass over messages that wait (scheduled and due, held, awaiting_signature): signs and queues what can go.
-    /// Returns how many were looked at.
+    /// Returns how many were looked at. What goes wrong with one message stops no other.
     pub async fn release_waiting(&self, fence: &Fence) -> Result<usize, Error> {
         let waiting = self.inner.store.claim_waiting(fence, self.now_ms(), RELEASE_BATCH).await?;
-        let count = waiting.len();
-        for one in waiting {
-            let change = self.release_one(&one).await?;
-            self.inner.store.release(fence, &one.message.id, &change, self.now_ms()).await?;
+        self.reread_for(&waiting).await?;
+        for one in &waiting {
+            let id = &one.message.id;
+            let change = match self.release_one(one).await {
+                Ok(change) => change,
+                Err(error) => {
+                    tracing::error!(message = %id, ?error, "a waiting message could not be looked at");
+                    unsigned(
+                        &one.message.status,
+                        one.message.waiting_reason.clone(),
+                        Some(self.now_ms() + WAIT_RETRY_MS),
+                    )
+                }
+            };
+            match self.inner.store.release(fence, id, &change, self.now_ms()).await {
+                Ok(()) => {}
+                // Cancelled, or the domain was deleted, since it was claimed.
+                Err(StoreError::Stale) => tracing::info!(message = %id, "a waiting message changed meanwhile"),
+                Err(error) => tracing::warn!(message = %id, ?error, "a waiting message could not be released"),
+            }
         }
-        Ok(count)
+        Ok(waiting.len())
+    }
+
+    /// The records that held messages wait for are read again, each key's once and all at the same time.
+    async fn reread_for(&self, waiting: &[Waiting]) -> Result<(), Error> {
+        let held = waiting.iter().filter(|one| one.message.status == "held");
+        let domains: BTreeSet<&str> = held.map(|one| one.message.domain_id.as_str()).collect();
+        let mut due = Vec::new();
+        for domain in domains {
+            let keys = self.inner.store.delivery_keys(domain).await?;
+            due.extend(keys.into_iter().filter(|key| {
+                let rested = key.published_tried_at.is_none_or(|at| at + REREAD_MS <= self.now_ms());
+                key.state == states::ACTIVE && rested
+            }));
+        }
+        self.read_all_published(due).await;
+        Ok(())
     }
 
     async fn release_one(&self, waiting: &Waiting) -> Result<ReleaseChange, Error> {
@@ -191,17 +237,14 @@ impl Engine {
         match domain {
             None => return Ok(unsigned("cancelled", Some("the domain was deleted".into()), None)),
             Some(domain) if domain.ownership != "verified" => {
-                return Ok(keep_waiting("held", "the domain is no longer proven by this tenant".into()));
+                return Ok(keep_waiting("held", NOT_PROVEN.into()));
             }
             Some(domain) if domain.signing == "disabled" => {
-                return Ok(keep_waiting("held", "signing is disabled for the domain".into()));
+                return Ok(keep_waiting("held", DISABLED.into()));
             }
             Some(_) => {}
         }
-        let mut keys = self.inner.store.delivery_keys(&message.domain_id).await?;
-        if message.status == "held" && self.reread_active(&keys).await? {
-            keys = self.inner.store.delivery_keys(&message.domain_id).await?;
-        }
+        let keys = self.inner.store.delivery_keys(&message.domain_id).await?;
         // DESIGN: Date = release for scheduled and held mail; the same Date where only custody was away.
         let raw = match message.status.as_str() {
             "scheduled" | "held" => raw::redate(&waiting.body.raw, now),
@@ -246,15 +289,6 @@ impl Engine {
             expires_at: Some(expires_at),
             events,
         })
-    }
-
-    /// Reads the active key's record again, unless that was tried a moment ago. True if DNS answered.
-    async fn reread_active(&self, keys: &[KeyRow]) -> Result<bool, Error> {
-        let Some(key) = keys.iter().find(|key| key.state == states::ACTIVE) else { return Ok(false) };
-        if key.published_tried_at.is_some_and(|at| at + REREAD_MS > self.now_ms()) {
-            return Ok(false);
-        }
-        self.read_published(key).await
     }
 
     pub(crate) fn message_event(&self, message: &MessageRow, kind: &str, details: serde_json::Value) -> EventRow {

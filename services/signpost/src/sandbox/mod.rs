@@ -15,6 +15,7 @@ use signpost_diagnosis::dns::{Dns, DnsSettings};
 use signpost_diagnosis::guard::Guard;
 use signpost_dkim::SigningDomain;
 use signpost_engine::delivery::DeliverySettings;
+use signpost_engine::delivery::tls::ClientTls;
 use signpost_engine::{Engine, Settings, SystemClock};
 use signpost_keys::SystemRandom;
 use signpost_store::{Store, StoreSettings};
@@ -45,7 +46,7 @@ spoofing.test. 60 IN TXT \"v=spf1 ip4:127.0.0.1 -all\"
 ";
 
 /// `signpost sandbox`.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 pub(crate) struct SandboxArgs {
     /// HTTP address; default: 127.0.0.1:8025, with --once any free port
     #[arg(long)]
@@ -96,14 +97,16 @@ pub(crate) async fn run(args: SandboxArgs) -> Outcome<ExitCode> {
     let inbox = Inbox::new(folder.join("received"), resolver.clone(), clock.clone(), args.spoil == Some(Spoil::Dkim))?;
     let smtp = inbox::listen(&inbox, &shutdown).await?;
     let store = Store::open(StoreSettings { sqlite_path: folder.join("signpost.db"), exclusive: true }).await?;
-    let engine = Engine::new(store.clone(), resolver, clock, Arc::new(SystemRandom), settings(smtp.port())?);
+    let settings = settings(smtp.port())?;
+    let tls = ClientTls::for_delivery(&settings.delivery)?;
+    let engine = Engine::new(store.clone(), resolver, clock, Arc::new(SystemRandom), settings);
     let key_path = folder.join("master.key");
     master_key::establish(&engine, &key_path, FirstKey::IsMade, &SystemRandom).await?;
     let (_, key) = engine.create_tenant("sandbox").await?;
     let listen = args.listen.unwrap_or(if args.once { ONCE_LISTEN } else { DEFAULT_LISTEN });
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
     let api_address = listener.local_addr()?;
-    let background = serve::start_background(&engine, key_path, true, &shutdown);
+    let background = serve::start_background(&engine, Some(tls), key_path, &shutdown);
     let api = tokio::spawn(signpost_http::serve(listener, signpost_http::router(engine.clone()), shutdown.clone()));
     let page_listener = TcpListener::bind(ONCE_LISTEN).await?;
     let page_address = page_listener.local_addr()?;
@@ -121,14 +124,18 @@ pub(crate) async fn run(args: SandboxArgs) -> Outcome<ExitCode> {
                 key.token,
                 folder.display()
             ))?;
-            tokio::signal::ctrl_c().await?;
+            tokio::select! {
+                pressed = tokio::signal::ctrl_c() => pressed?,
+                () = shutdown.cancelled() => {}
+            }
         }
     }
     shutdown.cancel();
     api.await??;
     page.await??;
-    background.wait().await;
+    let ended = background.end().await;
     store.close().await;
+    ended?;
     Ok(if report?.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

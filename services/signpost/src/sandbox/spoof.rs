@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use signpost_dkim::message::Message;
 use signpost_dkim::sign::{self, Policy, Signer};
 use signpost_dkim::{KeyAlgorithm, Mailbox, Selector, SigningDomain, record};
+use signpost_engine::delivery::Limits;
 use signpost_engine::delivery::payload::Payload;
 use signpost_engine::delivery::session::{Opening, RecipientResult, Session, Transaction};
 use signpost_engine::delivery::tls::{ClientTls, Security};
@@ -12,7 +13,9 @@ use signpost_engine::{Clock as _, SystemClock};
 use signpost_keys::{Custody as _, KeyBinding, MasterKey, SealedCustody, SystemRandom};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The attacker's domain, which has its own good SPF and DKIM records.
@@ -70,6 +73,7 @@ pub(super) async fn make(victim: &str) -> Outcome<Spoof> {
 /// Straight to the inbox, as an attacker's server would.
 pub(super) async fn send(spoof: &Spoof, smtp: SocketAddr) -> Outcome<()> {
     let payload = Payload::new(Vec::new(), &spoof.octets)?;
+    let limits = Limits { abort: CancellationToken::new(), deadline: Instant::now() + Duration::from_secs(30) };
     let opening = Opening {
         helo: "relay.spoofing.test",
         host: "mx.inbox.test",
@@ -78,7 +82,8 @@ pub(super) async fn send(spoof: &Spoof, smtp: SocketAddr) -> Outcome<()> {
         without_tls: true,
         credentials: None,
         tls: &ClientTls::new(false)?,
-        abort: &CancellationToken::new(),
+        relay: false,
+        limits: &limits,
     };
     let opened = Session::open(TcpStream::connect(smtp).await?, &opening).await;
     let mut session = opened.map_err(|error| format!("the inbox does not talk: {error:?}"))?;

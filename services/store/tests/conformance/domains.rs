@@ -277,12 +277,34 @@ async fn only_signing_keys_are_refreshed_the_longest_untried_first(store: Store)
     store.record_published(&ann, &keys[0], Some("p"), 50).await.unwrap();
     store.record_published(&ann, &keys[4], None, 100).await.unwrap();
     let due = |rows: Vec<KeyRow>| rows.into_iter().map(|row| row.id).collect::<Vec<_>>();
-    assert_eq!(due(store.keys_to_refresh(100, 10).await.unwrap()), [keys[1].clone(), keys[0].clone()]);
-    assert_eq!(due(store.keys_to_refresh(101, 10).await.unwrap()).len(), 3);
-    assert_eq!(due(store.keys_to_refresh(101, 1).await.unwrap()), [keys[1].clone()]);
+    assert_eq!(due(store.keys_to_refresh(100, 100, 10).await.unwrap()), [keys[1].clone(), keys[0].clone()]);
+    assert_eq!(due(store.keys_to_refresh(101, 101, 10).await.unwrap()).len(), 3);
+    assert_eq!(due(store.keys_to_refresh(101, 101, 1).await.unwrap()), [keys[1].clone()]);
+    // Read late enough, or asked for late enough though not answered: not due.
+    assert_eq!(due(store.keys_to_refresh(50, 101, 10).await.unwrap()), [keys[1].clone(), keys[4].clone()]);
+    assert_eq!(due(store.keys_to_refresh(101, 100, 10).await.unwrap()), [keys[1].clone(), keys[0].clone()]);
+}
+
+async fn the_newest_hundred_checks_are_kept(store: Store) {
+    let ann = tenant(&store).await;
+    let (row, _) = domain(&store, &ann, "a.example").await;
+    for version in 1_i64..=105 {
+        let check = CheckRow {
+            id: format!("{version:032x}"),
+            domain_id: row.id.clone(),
+            verdict: "pass".into(),
+            checked_at: version,
+            records: serde_json::json!([]),
+        };
+        let change = DomainChange { check: Some(check), ..DomainChange::default() };
+        store.change_domain(&ann, &row.id, version, &change).await.unwrap();
+    }
+    let page = store.checks(&ann, &row.id, None, 200).await.unwrap();
+    assert_eq!((page.rows.len(), page.rows[0].checked_at, page.rows[99].checked_at), (100, 105, 6));
 }
 
 crate::on_every_database!(
+    the_newest_hundred_checks_are_kept,
     a_domain_is_found_by_id_and_name,
     a_foreign_tenant_sees_nothing_of_a_domain,
     a_name_is_unique_per_tenant_only,

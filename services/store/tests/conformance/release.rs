@@ -88,6 +88,22 @@ async fn a_release_under_a_lost_fence_writes_nothing(store: Store) {
     assert_eq!(store.claim_waiting(&fresh, NOW, 10).await.unwrap().len(), 1);
 }
 
+async fn what_a_release_pass_left_behind_is_due_again_under_the_same_fence(store: Store) {
+    let ann = tenant(&store).await;
+    let (row, _) = domain(&store, &ann, "example.com").await;
+    let (left, others) = (waiting_message(&row, "held", Some(NOW)), waiting_message(&row, "held", Some(NOW)));
+    store.accept_message(&left).await.unwrap();
+    store.accept_message(&others).await.unwrap();
+    let (fence, other) = (worker(&store).await, store.start_worker("w2", NOW).await.unwrap());
+    assert_eq!(store.claim_waiting(&fence, NOW, 1).await.unwrap()[0].message.id, left.message.id);
+    assert_eq!(store.claim_waiting(&other, NOW, 1).await.unwrap()[0].message.id, others.message.id);
+    assert!(store.claim_waiting(&fence, NOW, 10).await.unwrap().is_empty(), "not at once, and never another worker's");
+    assert_eq!(store.next_due().await.unwrap(), Some(NOW + 30_000));
+    store.heartbeat(&other, NOW + 20_000).await.unwrap();
+    let again = store.claim_waiting(&fence, NOW + 30_000, 10).await.unwrap();
+    assert_eq!(again.iter().map(|waiting| &waiting.message.id).collect::<Vec<_>>(), [&left.message.id]);
+}
+
 async fn holding_takes_all_that_is_not_at_its_end(store: Store) {
     let (_, new) = accepted(&store, &["a@example.net", "b@example.net", "c@example.net"]).await;
     let ids: Vec<&str> = new.recipients.iter().map(|row| row.id.as_str()).collect();
@@ -140,6 +156,7 @@ crate::on_every_database!(
     a_release_signs_and_queues,
     a_release_that_cannot_sign_waits_on,
     a_release_under_a_lost_fence_writes_nothing,
+    what_a_release_pass_left_behind_is_due_again_under_the_same_fence,
     holding_takes_all_that_is_not_at_its_end,
     hurrying_makes_waiting_messages_due_but_not_scheduled_ones,
 );

@@ -46,7 +46,7 @@ async fn tenants_and_domains(store: &Store) -> Result<(), StoreError> {
     store.verified_owners(std::slice::from_ref(&domain.name)).await?;
     store.change_domain(&ann, &domain.id, 1, &DomainChange::default()).await?;
     store.delete_domain(&ann, &domain.id, NOW, &id, &audit).await?;
-    store.keys_to_refresh(NOW, 1).await?;
+    store.keys_to_refresh(NOW, NOW, 1).await?;
     store.record_published(&ann, &dkim_key.id, None, NOW).await?;
     store.close().await;
     Ok(())

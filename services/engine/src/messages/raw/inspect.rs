@@ -1,4 +1,5 @@
 //! What a raw message says and what is wrong with it, every fault with the name of the field and its line.
+use super::NEVER_SENT;
 use crate::messages::request::{Faults, printable};
 use crate::{Error, FieldError};
 use signpost_dkim::Mailbox;
@@ -47,6 +48,7 @@ pub(super) struct Header {
     pub(super) message_id: Option<String>,
     pub(super) subject: String,
     pub(super) eight_bit: bool,
+    pub(super) warnings: Vec<String>,
 }
 
 /// Reads the header and checks everything that holds for /messages/raw and /sign alike. `Err` only for what is no header of mail.
@@ -66,7 +68,21 @@ pub(super) fn header(raw: &[u8], message: &Message<'_>, faults: &mut Faults) -> 
         message_id: not_empty(message, "Message-ID", faults),
         subject: only(message, "Subject").map(decoded_subject).unwrap_or_default(),
         eight_bit: !message.body.is_ascii(),
+        warnings: spaced_colons(message),
     })
+}
+
+/// RFC 5322 4.5.8: obsolete, may be received, and is signed as RFC 6376 3.4 has it; but dkimpy and mail-auth read it wrongly.
+fn spaced_colons(message: &Message<'_>) -> Vec<String> {
+    let removed = |field: &Field<'_>| NEVER_SENT.iter().any(|name| field.is(name));
+    let spaced = |field: &&Field<'_>| field.raw.get(field.name.len()) != Some(&b':') && !removed(field);
+    let warning = |field: &Field<'_>| {
+        format!(
+            "line {}: {} has white space before its colon; some verifiers do not read such a field: remove it",
+            field.line, field.name
+        )
+    };
+    message.fields.iter().filter(spaced).map(warning).collect()
 }
 
 /// Mailboxes of To, Cc, Bcc and Resent-Bcc; groups count as their members (RFC 5322 3.4).

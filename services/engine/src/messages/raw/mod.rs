@@ -176,7 +176,7 @@ fn prepared(header: Header, context: &ComposeContext<'_>, add_message_id: bool) 
         mail_from: None,
         message_id,
         subject: header.subject,
-        warnings: Vec::new(),
+        warnings: header.warnings,
         send_at_ms: None,
         eight_bit: header.eight_bit,
         header_utf8: false,
