@@ -142,7 +142,7 @@ struct Inner {
 }
 
 enum Database {
-    Sqlite(Sqlite),
+    Sqlite(Box<Sqlite>),
     Postgres(PgPool),
 }
 
@@ -154,7 +154,7 @@ impl Store {
     pub async fn open(settings: StoreSettings) -> Result<Self, StoreError> {
         let database = Sqlite::open(settings).await?;
         let readers = Readers::Sqlite(database.readers.clone());
-        Ok(Self::of(Database::Sqlite(database), readers))
+        Ok(Self::of(Database::Sqlite(Box::new(database)), readers))
     }
 
     /// Connects to PostgreSQL and runs migrations. Any number of processes may do so; leases run out by the time of the server.

@@ -37,7 +37,7 @@ const SESSION: [(&str, &str); 3] = [
 /// Where the PostgreSQL database is.
 #[derive(Clone)]
 pub struct PostgresSettings {
-    options: PgConnectOptions,
+    options: Box<PgConnectOptions>,
 }
 
 impl std::fmt::Debug for PostgresSettings {
@@ -59,7 +59,7 @@ impl PostgresSettings {
             return None;
         }
         let options = PgConnectOptions::from_str(url).ok()?;
-        Some(Self { options: options.application_name("signpost").disable_statement_logging() })
+        Some(Self { options: Box::new(options.application_name("signpost").disable_statement_logging()) })
     }
 }
 
@@ -84,7 +84,7 @@ pub(crate) async fn open(settings: PostgresSettings) -> Result<PgPool, StoreErro
             })
         })
         .after_connect(|conn, _| Box::pin(prepare_session(conn)))
-        .connect_lazy_with(settings.options))
+        .connect_lazy_with(*settings.options))
 }
 
 /// The log may know the reason, which the error does not show; it holds no data yet.
