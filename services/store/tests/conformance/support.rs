@@ -1,6 +1,6 @@
 //! Fresh databases and rows that fit our schema.
 #[path = "../../../../tests/it/src/postgres.rs"]
-#[expect(unreachable_pub, dead_code, reason = "shared with the end-to-end tests, where it is public; each uses a part")]
+#[expect(unreachable_pub, reason = "shared with the end-to-end tests, where it is public")]
 mod postgres_server;
 
 pub(crate) use postgres_server::PostgresServer;
