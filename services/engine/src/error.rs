@@ -106,7 +106,7 @@ impl From<signpost_store::StoreError> for Error {
             S::Unavailable(_) | S::InUse => Self::StoreUnavailable,
             S::Conflict | S::Stale => Self::Busy,
             S::Contested => Self::ClaimContested,
-            S::Damaged(cause) => Self::Internal(cause),
+            S::Damaged(cause) | S::Refused(cause) => Self::Internal(cause),
         }
     }
 }

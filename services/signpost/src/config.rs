@@ -6,6 +6,7 @@ use signpost_diagnosis::guard::Guard;
 use signpost_dkim::SigningDomain;
 use signpost_engine::Settings;
 use signpost_engine::delivery::{DeliverySettings, Relay, RelayTls};
+use signpost_store::PostgresSettings;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -20,9 +21,12 @@ pub(crate) struct StoreArgs {
     /// Folder of the SQLite file and the master key
     #[arg(long, env = "SIGNPOST_DATA_DIR", default_value = "./signpost-data")]
     pub(crate) data_dir: PathBuf,
-    /// `sqlite:PATH`; default: signpost.db in the data folder
+    /// `sqlite:PATH` or `postgres://user:password@host:port/database`; default: signpost.db in the data folder
     #[arg(long, env = "SIGNPOST_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: Option<String>,
+    /// File that holds the value of SIGNPOST_DATABASE_URL
+    #[arg(long, env = "SIGNPOST_DATABASE_URL_FILE", conflicts_with = "database_url")]
+    pub(crate) database_url_file: Option<PathBuf>,
     /// File with 32 octets, base64, mode 0600; default: master.key in the data folder
     #[arg(long, env = "SIGNPOST_MASTER_KEY_FILE")]
     pub(crate) master_key_file: Option<PathBuf>,
@@ -44,23 +48,38 @@ pub(crate) enum LogFormat {
 }
 
 impl StoreArgs {
-    /// The SQLite file.
-    pub(crate) fn sqlite_path(&self) -> Result<PathBuf, ConfigError> {
-        match self.database_url.as_deref() {
-            None => Ok(self.data_dir.join("signpost.db")),
-            Some(url) => match url.strip_prefix("sqlite:") {
-                Some(path) if !path.trim_start_matches("//").is_empty() => {
-                    Ok(PathBuf::from(path.strip_prefix("//").unwrap_or(path)))
-                }
-                _ => Err(ConfigError("SIGNPOST_DATABASE_URL: this version speaks `sqlite:PATH` only".into())),
-            },
+    /// Which database, and where. The error never repeats the address: it may hold a password.
+    pub(crate) fn database(&self) -> Result<Database, ConfigError> {
+        let url = match (&self.database_url, &self.database_url_file) {
+            (Some(url), _) => url.clone(),
+            (None, Some(file)) => read_secret(file, "SIGNPOST_DATABASE_URL_FILE")?,
+            (None, None) => return Ok(Database::Sqlite(self.data_dir.join("signpost.db"))),
+        };
+        if let Some(path) = url.strip_prefix("sqlite:").filter(|path| !path.trim_start_matches("//").is_empty()) {
+            return Ok(Database::Sqlite(PathBuf::from(path.strip_prefix("//").unwrap_or(path))));
         }
+        PostgresSettings::from_url(&url).map(Database::Postgres).ok_or_else(|| {
+            ConfigError(
+                "SIGNPOST_DATABASE_URL: `sqlite:PATH` or `postgres://user:password@host:port/database` is needed \
+                 (characters other than letters and digits in user and password percent-encoded)"
+                    .into(),
+            )
+        })
     }
 
     /// The master-key file.
     pub(crate) fn master_key_path(&self) -> PathBuf {
         self.master_key_file.clone().unwrap_or_else(|| self.data_dir.join("master.key"))
     }
+}
+
+/// What SIGNPOST_DATABASE_URL names.
+#[derive(Debug, Clone)]
+pub(crate) enum Database {
+    /// File of the embedded database.
+    Sqlite(PathBuf),
+    /// A server, which several processes may share.
+    Postgres(PostgresSettings),
 }
 
 /// `signpost serve`. Without Debug: the relay's address may hold a password.
@@ -136,12 +155,21 @@ pub(crate) enum KeyCustody {
 impl ServeArgs {
     /// Refuses combinations that cannot work.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
-        if !(self.roles.contains(&Role::Api) && self.roles.contains(&Role::Worker)) {
-            return Err(ConfigError(
-                "SIGNPOST_ROLES: on SQLite one process has the roles api and worker together".into(),
-            ));
+        let (api, worker) = (self.has(Role::Api), self.has(Role::Worker));
+        match self.store.database()? {
+            Database::Sqlite(_) if !(api && worker) => {
+                Err(ConfigError("SIGNPOST_ROLES: on SQLite one process has the roles api and worker together".into()))
+            }
+            Database::Postgres(_) if !(api || worker) => {
+                Err(ConfigError("SIGNPOST_ROLES: a process needs the role api or worker".into()))
+            }
+            Database::Sqlite(_) | Database::Postgres(_) => Ok(()),
         }
-        Ok(())
+    }
+
+    /// True if this process does that.
+    pub(crate) fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
     }
 
     /// Settings of the engine.
@@ -337,6 +365,41 @@ mod tests {
         ] {
             let error = parse_relay(text).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[derive(clap::Parser)]
+    struct Serve {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    fn serve(arguments: &[&str]) -> ServeArgs {
+        use clap::Parser;
+        Serve::parse_from(["serve"].iter().chain(arguments)).args
+    }
+
+    #[test]
+    fn databases_and_the_roles_that_they_allow() {
+        let database = |url: &str| serve(&["--database-url", url]).store.database();
+        assert!(matches!(database("sqlite:a.db"), Ok(Database::Sqlite(path)) if path == Path::new("a.db")));
+        assert!(matches!(database("sqlite:///v/a.db"), Ok(Database::Sqlite(path)) if path == Path::new("/v/a.db")));
+        assert!(matches!(database("postgres://u:p@h:5432/d"), Ok(Database::Postgres(_))));
+        for bad in ["", "sqlite:", "sqlite://", "mysql://u:s3cret@h/d", "postgres://u:s3cret@h:port/d"] {
+            let error = database(bad).unwrap_err().to_string();
+            assert!(error.contains("SIGNPOST_DATABASE_URL") && !error.contains("s3cret"), "{error}");
+        }
+        for (url, roles, allowed) in [
+            ("sqlite:a.db", "api,worker,inbound", true),
+            ("sqlite:a.db", "api", false),
+            ("sqlite:a.db", "worker", false),
+            ("postgres://h/d", "api", true),
+            ("postgres://h/d", "worker", true),
+            ("postgres://h/d", "api,worker", true),
+            ("postgres://h/d", "inbound", false),
+        ] {
+            let args = serve(&["--database-url", url, "--roles", roles]);
+            assert_eq!(args.validate().is_ok(), allowed, "{url} {roles}");
         }
     }
 

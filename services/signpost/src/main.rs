@@ -6,7 +6,8 @@ mod serve;
 mod telemetry;
 
 use clap::{Parser, Subcommand};
-use config::{ServeArgs, StoreArgs};
+use config::{Database, ServeArgs, StoreArgs};
+use master_key::FirstKey;
 use signpost_engine::{Engine, MasterKeyState, SystemClock};
 use signpost_keys::SystemRandom;
 use signpost_store::{Store, StoreSettings};
@@ -110,9 +111,13 @@ fn print(text: &str) -> Outcome<()> {
 }
 
 async fn open_store(args: &StoreArgs, exclusive: bool) -> Outcome<Store> {
-    let sqlite_path = args.sqlite_path()?;
-    let shown = sqlite_path.display().to_string();
-    let opened = Store::open(StoreSettings { sqlite_path, exclusive }).await;
+    let (shown, opened) = match args.database()? {
+        Database::Sqlite(sqlite_path) => {
+            let shown = sqlite_path.display().to_string();
+            (shown, Store::open(StoreSettings { sqlite_path, exclusive }).await)
+        }
+        Database::Postgres(settings) => ("PostgreSQL".to_owned(), Store::connect(settings).await),
+    };
     opened.map_err(|error| format!("{shown}: {}", chain(&error)).into())
 }
 
@@ -127,7 +132,8 @@ async fn create_tenant(name: &str, json: bool, args: &StoreArgs) -> Outcome<()> 
     let store = open_store(args, false).await?;
     let engine = offline_engine(store.clone())?;
     let random = SystemRandom;
-    if master_key::establish(&engine, &args.master_key_path(), &random).await? != MasterKeyState::Unsealed {
+    let first = FirstKey::on(&args.database()?);
+    if master_key::establish(&engine, &args.master_key_path(), first, &random).await? != MasterKeyState::Unsealed {
         return Err("sealed: without the right master key no API key can be made".into());
     }
     let (tenant, key) = engine.create_tenant(name).await?;

@@ -1,5 +1,5 @@
 //! The master-key file: read, or made on the very first start; never written over.
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Database};
 use signpost_engine::{Engine, MasterKeyState};
 use signpost_keys::{MasterKey, Random};
 use std::io::Write as _;
@@ -23,11 +23,34 @@ pub(crate) fn read(path: &Path) -> Result<Option<MasterKey>, ConfigError> {
     MasterKey::from_base64(&text).map(Some).map_err(|error| ConfigError(format!("master key {shown}: {error}")))
 }
 
-/// DESIGN "Master key": offers the file's key to the engine; makes one where the store has never seen any.
+/// What happens where a database has never seen a master key and none is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FirstKey {
+    /// One is made.
+    IsMade,
+    /// The process ends.
+    MustBeGiven,
+}
+
+impl FirstKey {
+    /// Of several processes on one database each would make its own.
+    pub(crate) fn on(database: &Database) -> Self {
+        match database {
+            Database::Sqlite(_) => Self::IsMade,
+            Database::Postgres(_) => Self::MustBeGiven,
+        }
+    }
+}
+
+/// DESIGN "Master key": offers the file's key to the engine; makes one where an SQLite database has never seen any.
 /// A wrong, absent or unreadable key leaves the engine sealed and is logged.
+///
+/// # Errors
+/// The database has never seen a key, none is given, and none is to be made.
 pub(crate) async fn establish(
     engine: &Engine,
     path: &Path,
+    first: FirstKey,
     random: &dyn Random,
 ) -> Result<MasterKeyState, Box<dyn std::error::Error>> {
     let found = match read(path) {
@@ -40,6 +63,14 @@ pub(crate) async fn establish(
     let absent = found.is_none();
     match engine.offer_master_key(found).await? {
         MasterKeyState::NeverMade => {
+            if first == FirstKey::MustBeGiven {
+                return Err(Box::new(ConfigError(format!(
+                    "SIGNPOST_MASTER_KEY_FILE: {} is absent. On PostgreSQL no key is made: put 32 random octets in base64 \
+                     there (`(umask 077; head -c 32 /dev/urandom | base64 > FILE)`), back the file up, and give the same \
+                     one to every process",
+                    path.display()
+                ))));
+            }
             make(path, random)?;
             // Whatever the log filter is: this is said once and must be seen.
             writeln!(

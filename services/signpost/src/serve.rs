@@ -1,5 +1,6 @@
 //! `signpost serve`: store, engine, worker, background work, HTTP, and an orderly end.
-use crate::config::ServeArgs;
+use crate::config::{Role, ServeArgs};
+use crate::master_key::FirstKey;
 use crate::{Outcome, master_key, open_store, telemetry};
 use signpost_diagnosis::dns::Dns;
 use signpost_engine::delivery::tls::ClientTls;
@@ -59,18 +60,26 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     let store = open_store(&args.store, true).await?;
     let engine = Engine::new(store.clone(), dns, Arc::new(SystemClock), Arc::new(SystemRandom), settings);
     let key_path = args.store.master_key_path();
-    master_key::establish(&engine, &key_path, &SystemRandom).await?;
-    let listener =
-        TcpListener::bind(args.listen).await.map_err(|error| format!("SIGNPOST_LISTEN {}: {error}", args.listen))?;
-    tracing::info!("listening on http://{}", listener.local_addr()?);
+    let first = FirstKey::on(&args.store.database()?);
+    master_key::establish(&engine, &key_path, first, &SystemRandom).await?;
     let shutdown = CancellationToken::new();
-    let background = start_background(&engine, tls, key_path, &shutdown);
-    let api = signpost_http::serve(listener, signpost_http::router(engine.clone()), shutdown.clone());
-    background.spawn("the HTTP server", async move {
-        if let Err(error) = api.await {
-            tracing::error!(%error, "the HTTP server failed");
-        }
-    });
+    let listener = if args.has(Role::Api) {
+        let bound = TcpListener::bind(args.listen).await;
+        let listener = bound.map_err(|error| format!("SIGNPOST_LISTEN {}: {error}", args.listen))?;
+        tracing::info!("listening on http://{}", listener.local_addr()?);
+        Some(listener)
+    } else {
+        None
+    };
+    let background = start_background(&engine, args.has(Role::Worker).then_some(tls), key_path, &shutdown);
+    if let Some(listener) = listener {
+        let api = signpost_http::serve(listener, signpost_http::router(engine.clone()), shutdown.clone());
+        background.spawn("the HTTP server", async move {
+            if let Err(error) = api.await {
+                tracing::error!(%error, "the HTTP server failed");
+            }
+        });
+    }
     tokio::select! {
         () = signals.wait() => {}
         () = shutdown.cancelled() => {}
@@ -128,21 +137,36 @@ impl Background {
     }
 }
 
-/// Worker and periodic work; all of it ends when `shutdown` is cancelled.
+/// The periodic work of every process and, with `tls` for its deliveries, that of a worker; all of it ends when `shutdown`
+/// is cancelled.
 pub(crate) fn start_background(
     engine: &Engine,
-    tls: ClientTls,
+    tls: Option<ClientTls>,
     key_path: PathBuf,
     shutdown: &CancellationToken,
 ) -> Background {
     let background = Background::new(shutdown);
-    background.spawn("the delivery worker", worker::run(engine.clone(), tls, shutdown.clone()));
+    if let Some(tls) = tls {
+        start_worker(engine, tls, &background, shutdown);
+    }
     let e = engine.clone();
     let flush = every(FLUSH_EVERY, shutdown.clone(), move || {
         let e = e.clone();
         async move { report("last uses of API keys", e.flush_last_uses().await) }
     });
     background.spawn("the record of last uses", flush);
+    let e = engine.clone();
+    let unsealing = every(UNSEAL_EVERY, shutdown.clone(), move || {
+        let (e, path) = (e.clone(), key_path.clone());
+        async move { unseal(&e, &path).await }
+    });
+    background.spawn("the watch for the master key", unsealing);
+    background
+}
+
+/// Delivery, and what needs doing once per database rather than per process.
+fn start_worker(engine: &Engine, tls: ClientTls, background: &Background, shutdown: &CancellationToken) {
+    background.spawn("the delivery worker", worker::run(engine.clone(), tls, shutdown.clone()));
     let e = engine.clone();
     let refresh = every(REFRESH_EVERY, shutdown.clone(), move || {
         let e = e.clone();
@@ -155,13 +179,6 @@ pub(crate) fn start_background(
         async move { report("idempotency keys", e.expire_idempotent().await.map(|_| ())) }
     });
     background.spawn("the expiry of idempotency keys", expire);
-    let e = engine.clone();
-    let unsealing = every(UNSEAL_EVERY, shutdown.clone(), move || {
-        let (e, path) = (e.clone(), key_path.clone());
-        async move { unseal(&e, &path).await }
-    });
-    background.spawn("the watch for the master key", unsealing);
-    background
 }
 
 /// While sealed: offers the file again, so that the right key mends it without a restart. Never makes one.

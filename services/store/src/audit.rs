@@ -1,7 +1,7 @@
 //! Append-only audit rows; written inside the transaction of the change they tell of.
 use crate::StoreError;
-use crate::db::{json_text, sql};
-use sqlx::SqliteConnection;
+use crate::db::json_text;
+use crate::statement::{Connection, sql};
 
 /// Who did what.
 #[derive(Debug, Clone)]
@@ -24,7 +24,7 @@ pub struct AuditRow {
     pub at: i64,
 }
 
-pub(crate) async fn insert_audit(conn: &mut SqliteConnection, row: &AuditRow) -> Result<(), StoreError> {
+pub(crate) async fn insert_audit(conn: &mut Connection<'_>, row: &AuditRow) -> Result<(), StoreError> {
     sql("INSERT INTO audit (id, tenant_id, actor, action, object, details, request_id, at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
     .bind(&row.id)

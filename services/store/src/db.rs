@@ -1,23 +1,26 @@
 //! The handle, what it is opened with, and the error.
 //!
-//! `Store` is where the choice of database is made: every method goes through [`Store::write`] or [`Store::readers`].
+//! `Store` is where the choice of database is made: every method goes through [`Store::write`] or [`Store::readers`];
+//! what a statement runs on is told apart in `statement`.
 use crate::Page;
+use crate::claims::Unanswered;
+use crate::postgres::{self, Failure, PostgresSettings};
 use crate::sqlite::Sqlite;
+use crate::statement::{Connection, Readers, Row, sql};
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sqlx::error::DatabaseError;
 use sqlx::error::ErrorKind;
-use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqlitePool, SqliteRow};
-use sqlx::{Row, error::DatabaseError};
+use sqlx::postgres::{PgDatabaseError, PgPool};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// Where the data lies.
+/// Where the data lies, if it is SQLite.
 #[derive(Debug, Clone)]
 pub struct StoreSettings {
-    /// SQLite file. (PostgreSQL joins with its issue; `Store` is where the choice is made.)
+    /// SQLite file.
     pub sqlite_path: PathBuf,
     /// True for `serve` and `sandbox`: takes the exclusive file lock beside the database and voids leases of earlier boots.
     /// False for `tenant create`, which must work beside a running `serve`.
@@ -43,6 +46,9 @@ pub enum StoreError {
     /// The claim on a name was decided otherwise meanwhile.
     #[error("the claim is contested")]
     Contested,
+    /// The database could be used but would not keep what it acknowledges.
+    #[error("this database is not safe to use: {0}")]
+    Refused(String),
     /// A row that does not fit our types, a wrong SQLite version, a failed migration.
     #[error("the database is damaged or too old: {0}")]
     Damaged(String),
@@ -80,7 +86,7 @@ enum Verdict {
     Damaged(String),
 }
 
-/// What an error of SQLite means for the caller. Source: <https://www.sqlite.org/rescode.html>, primary result codes.
+/// What an error of the database means for the caller.
 fn verdict(error: &dyn DatabaseError) -> Verdict {
     match error.kind() {
         ErrorKind::UniqueViolation => Verdict::Conflict,
@@ -88,16 +94,36 @@ fn verdict(error: &dyn DatabaseError) -> Verdict {
         ErrorKind::NotNullViolation | ErrorKind::CheckViolation | ErrorKind::ExclusionViolation => {
             Verdict::Damaged("a constraint of the schema refused the row".into())
         }
-        // `ErrorKind` is non-exhaustive; `Other` and whatever joins it are told apart by the result code.
-        _ => {
-            let extended: Option<i64> = error.code().and_then(|code| code.parse().ok());
-            match extended.map(|code| code & 0xff) {
-                // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL
-                Some(5..=10 | 13..=15) => Verdict::Unavailable,
-                Some(code) => Verdict::Damaged(format!("SQLite result code {code}")),
-                None => Verdict::Damaged("an error without a result code".into()),
-            }
-        }
+        // `ErrorKind` is non-exhaustive; `Other` and whatever joins it are told apart by the code.
+        _ => match error.try_downcast_ref::<PgDatabaseError>() {
+            Some(error) => verdict_of_sqlstate(error.code()),
+            None => verdict_of_result_code(error.code().and_then(|code| code.parse().ok())),
+        },
+    }
+}
+
+/// Source: <https://www.sqlite.org/rescode.html>, primary result codes.
+fn verdict_of_result_code(extended: Option<i64>) -> Verdict {
+    match extended.map(|code| code & 0xff) {
+        // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL
+        Some(5..=10 | 13..=15) => Verdict::Unavailable,
+        Some(code) => Verdict::Damaged(format!("SQLite result code {code}")),
+        None => Verdict::Damaged("an error without a result code".into()),
+    }
+}
+
+/// Source: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+fn verdict_of_sqlstate(code: &str) -> Verdict {
+    // Connection, login, no such database, rollback (deadlock, serialization), resources (disk full, connections), lock
+    // time-out, operator (shutdown, starting up, cancelled), I/O.
+    let away = ["08", "28", "3D", "40", "53", "55", "57", "58"];
+    // Idle in a transaction for too long; read-only (a standby); a prepared statement that does not fit the tables any more
+    // or is gone: with a new connection it is made anew.
+    let away_exactly = ["25P03", "25P04", "25006", "0A000", "26000"];
+    if away.iter().any(|class| code.starts_with(class)) || away_exactly.contains(&code) {
+        Verdict::Unavailable
+    } else {
+        Verdict::Damaged(format!("PostgreSQL error {code}"))
     }
 }
 
@@ -108,18 +134,42 @@ pub struct Store {
 }
 
 struct Inner {
-    database: Sqlite,
+    database: Database,
+    readers: Readers,
     queue: Arc<Notify>,
+    /// Claims whose commit was not answered.
+    unanswered: Unanswered,
+}
+
+enum Database {
+    Sqlite(Box<Sqlite>),
+    Postgres(PgPool),
 }
 
 impl Store {
-    /// Opens (and creates) the database, runs migrations, asserts SQLite >= 3.51.3, WAL, synchronous=FULL, foreign_keys.
+    /// Opens (and creates) the SQLite database, runs migrations, asserts SQLite >= 3.51.3, WAL, synchronous=FULL, foreign_keys.
     ///
     /// # Errors
     /// `InUse` if `exclusive` and another process serves the folder; `Unavailable`; `Damaged`.
     pub async fn open(settings: StoreSettings) -> Result<Self, StoreError> {
         let database = Sqlite::open(settings).await?;
-        Ok(Self { inner: Arc::new(Inner { database, queue: Arc::new(Notify::new()) }) })
+        let readers = Readers::Sqlite(database.readers.clone());
+        Ok(Self::of(Database::Sqlite(Box::new(database)), readers))
+    }
+
+    /// Connects to PostgreSQL and runs migrations. Any number of processes may do so; leases run out by the time of the server.
+    ///
+    /// # Errors
+    /// `Refused` if the server runs with `fsync = off`; `Unavailable`; `Damaged`.
+    pub async fn connect(settings: PostgresSettings) -> Result<Self, StoreError> {
+        let pool = postgres::open(settings).await?;
+        let readers = Readers::Postgres(pool.clone());
+        Ok(Self::of(Database::Postgres(pool), readers))
+    }
+
+    fn of(database: Database, readers: Readers) -> Self {
+        let (queue, unanswered) = (Arc::new(Notify::new()), Unanswered::default());
+        Self { inner: Arc::new(Inner { database, readers, queue, unanswered }) }
     }
 
     /// One trivial read, for /readyz.
@@ -130,7 +180,10 @@ impl Store {
 
     /// Waits until what was written is committed and closes the database.
     pub async fn close(&self) {
-        self.inner.database.close().await;
+        match &self.inner.database {
+            Database::Sqlite(database) => database.close().await,
+            Database::Postgres(_) => self.inner.readers.close().await,
+        }
     }
 
     /// Woken (coalesced) whenever something may have become due in this process.
@@ -142,19 +195,44 @@ impl Store {
     pub(crate) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
+        F: for<'a, 'c> FnOnce(&'a mut Connection<'c>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
     {
-        self.inner.database.writer.write(work).await
+        Ok(self.try_write(work).await?)
     }
 
-    /// Connections that see committed data only and cannot write.
-    pub(crate) fn readers(&self) -> &SqlitePool {
-        &self.inner.database.readers
+    /// As `write`, for those who must know whether an unanswered COMMIT may have been done.
+    pub(crate) async fn try_write<T, F>(&self, work: F) -> Result<T, Failure<T>>
+    where
+        T: Send + 'static,
+        F: for<'a, 'c> FnOnce(&'a mut Connection<'c>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
+    {
+        match &self.inner.database {
+            Database::Sqlite(database) => {
+                let written = database
+                    .writer
+                    .write(move |conn| Box::pin(async move { work(&mut Connection::Sqlite(conn)).await }))
+                    .await;
+                written.map_err(Failure::Undone)
+            }
+            Database::Postgres(pool) => postgres::write(pool.clone(), work).await,
+        }
     }
 
-    /// See [`Sqlite::scrub_log`].
+    /// Connections that see committed data only and are not to write.
+    pub(crate) fn readers(&self) -> &Readers {
+        &self.inner.readers
+    }
+
+    pub(crate) fn unanswered(&self) -> &Unanswered {
+        &self.inner.unanswered
+    }
+
+    /// See [`Sqlite::scrub_log`]. PostgreSQL overwrites deleted rows in its own time; what lies there is sealed.
     pub(crate) async fn scrub_log(&self) {
-        self.inner.database.scrub_log().await;
+        match &self.inner.database {
+            Database::Sqlite(database) => database.scrub_log().await,
+            Database::Postgres(_) => {}
+        }
     }
 
     /// Something may have become due.
@@ -166,13 +244,8 @@ impl Store {
 /// Sorts after every id (hex digits): the cursor of the first page, newest first. The one of oldest first is the empty text.
 pub(crate) const AFTER_EVERY_ID: &str = "~";
 
-/// A statement on the one database there is yet.
-pub(crate) fn sql(text: &'static str) -> Query<'static, sqlx::Sqlite, SqliteArguments> {
-    sqlx::query(text)
-}
-
 /// A JSON column.
-pub(crate) fn json<T: DeserializeOwned>(row: &SqliteRow, column: &'static str) -> Result<T, StoreError> {
+pub(crate) fn json<T: DeserializeOwned>(row: &Row, column: &'static str) -> Result<T, StoreError> {
     let text: &str = row.try_get(column)?;
     serde_json::from_str(text)
         .map_err(|_| StoreError::Damaged(format!("column {column} holds JSON that we cannot read")))

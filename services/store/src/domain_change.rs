@@ -1,11 +1,10 @@
 //! Changes of a domain and all that belongs to it: compare-and-swap on its version, claims of names, deletion.
 use crate::audit::insert_audit;
-use crate::db::sql;
 use crate::domains::{insert_check, name_version};
 use crate::events::insert_event;
 use crate::queue::refresh_status;
+use crate::statement::{Connection, sql};
 use crate::{AuditRow, Claim, DomainChange, EventRow, KeyChange, Store, StoreError};
-use sqlx::{Row, SqliteConnection};
 use std::collections::BTreeSet;
 
 /// How often a deletion is tried again because mail came in after its events were counted.
@@ -75,23 +74,28 @@ impl Store {
 }
 
 async fn apply(
-    conn: &mut SqliteConnection,
+    conn: &mut Connection<'_>,
     tenant: &str,
     domain_id: &str,
     seen_version: i64,
     change: &DomainChange,
 ) -> Result<(), StoreError> {
+    if let Some(claim) = &change.claim {
+        // Before the domains: claims of one name that met at each other's domains would wait for each other.
+        sql("SELECT 1 FROM names WHERE name = $1").bind(&claim.name).lock_rows(conn).await?;
+    }
     let row = sql("SELECT name, version FROM domains WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL")
         .bind(tenant)
         .bind(domain_id)
+        .for_update()
         .fetch_optional(&mut *conn)
         .await?
         .ok_or(StoreError::Stale)?;
-    if row.try_get::<i64, _>("version")? != seen_version {
+    if row.try_get::<i64>("version")? != seen_version {
         return Err(StoreError::Stale);
     }
     if let Some(claim) = &change.claim {
-        if claim.name != row.try_get::<&str, _>("name")? {
+        if claim.name != row.try_get::<&str>("name")? {
             return Err(StoreError::Contested);
         }
         take_name(conn, domain_id, claim).await?;
@@ -113,21 +117,27 @@ async fn apply(
 }
 
 /// Compare-and-swap on the name's version. Who owns it already keeps it as it is, with the time of the first proof.
-async fn take_name(conn: &mut SqliteConnection, domain_id: &str, claim: &Claim) -> Result<(), StoreError> {
-    let seen = name_version(conn, &claim.name).await?;
+async fn take_name(conn: &mut Connection<'_>, domain_id: &str, claim: &Claim) -> Result<(), StoreError> {
+    let seen = name_version(&mut *conn, &claim.name).await?;
     if seen.version != claim.seen_version {
         return Err(StoreError::Contested);
     }
     if seen.owner.as_ref().is_some_and(|owner| owner.domain_id == domain_id) {
         return Ok(());
     }
-    sql("INSERT INTO names (name, owner_domain_id, version, proven_at) VALUES ($1, $2, 1, $3)
-         ON CONFLICT (name) DO UPDATE SET owner_domain_id = $2, version = names.version + 1, proven_at = $3")
+    // Compared once more: a name that nobody ever had has no row that could have been locked.
+    let taken = sql("INSERT INTO names (name, owner_domain_id, version, proven_at) VALUES ($1, $2, 1, $3)
+                     ON CONFLICT (name) DO UPDATE SET owner_domain_id = $2, version = names.version + 1, proven_at = $3
+                     WHERE names.version = $4")
     .bind(&claim.name)
     .bind(domain_id)
     .bind(claim.at)
+    .bind(claim.seen_version)
     .execute(&mut *conn)
     .await?;
+    if taken.rows_affected() == 0 {
+        return Err(StoreError::Contested);
+    }
     let Some(loser) = seen.owner else { return Ok(()) };
     sql("UPDATE domains SET ownership = 'lost', signing = 'suspended', signing_reason = 'ownership_lost',
                 version = version + 1 WHERE id = $1 AND tenant_id = $2")
@@ -144,7 +154,7 @@ async fn take_name(conn: &mut SqliteConnection, domain_id: &str, claim: &Claim) 
 }
 
 async fn update_domain(
-    conn: &mut SqliteConnection,
+    conn: &mut Connection<'_>,
     tenant: &str,
     domain_id: &str,
     change: &DomainChange,
@@ -176,7 +186,7 @@ async fn update_domain(
 }
 
 async fn update_key(
-    conn: &mut SqliteConnection,
+    conn: &mut Connection<'_>,
     tenant: &str,
     domain_id: &str,
     change: &KeyChange,
@@ -213,7 +223,12 @@ struct Deletion {
 
 impl Deletion {
     /// `Stale`: there are fewer ids than recipients to cancel.
-    async fn run(self, conn: &mut SqliteConnection) -> Result<bool, StoreError> {
+    async fn run(self, conn: &mut Connection<'_>) -> Result<bool, StoreError> {
+        // Before the domain, as claims do.
+        sql("SELECT 1 FROM names WHERE owner_domain_id = $1 ORDER BY name")
+            .bind(&self.domain_id)
+            .lock_rows(conn)
+            .await?;
         let row = sql("UPDATE domains SET deleted_at = $3, signing = 'disabled', signing_reason = NULL,
                               version = version + 1
                        WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING name")
@@ -241,7 +256,13 @@ impl Deletion {
     }
 
     /// The condition on the message's status only narrows the search: what is delivered long since is not read again.
-    async fn cancel_mail(self, conn: &mut SqliteConnection, name: &str) -> Result<(), StoreError> {
+    async fn cancel_mail(self, conn: &mut Connection<'_>, name: &str) -> Result<(), StoreError> {
+        sql("SELECT 1 FROM messages WHERE tenant_id = $1 AND domain_id = $2 AND status IN
+                 ('queued', 'deferred', 'sending', 'scheduled', 'held', 'awaiting_signature') ORDER BY id")
+        .bind(&self.tenant)
+        .bind(&self.domain_id)
+        .lock_rows(conn)
+        .await?;
         let rows = sql("SELECT recipients.id, recipients.message_id FROM recipients
                         JOIN messages ON messages.id = recipients.message_id
                         WHERE messages.tenant_id = $1 AND messages.domain_id = $2

@@ -1,9 +1,8 @@
 //! Domains, their DKIM keys, their checks, and who owns a name.
 use crate::audit::insert_audit;
-use crate::db::{json, json_text, page, page_probe, sql};
+use crate::db::{json, json_text, page, page_probe};
+use crate::statement::{Connection, On, Row, sql, sql_in};
 use crate::{AuditRow, EventRow, Page, Store, StoreError};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 /// Newest checks of a domain that are kept.
 const CHECKS_KEPT: i64 = 100;
@@ -275,8 +274,7 @@ impl Store {
 
     /// Owner and version of a name.
     pub async fn name_version(&self, name: &str) -> Result<NameVersion, StoreError> {
-        let mut conn = self.readers().acquire().await?;
-        name_version(&mut conn, name).await
+        name_version(self.readers(), name).await
     }
 
     /// Which of these names are verified, by any tenant (system read for `authorize`).
@@ -284,17 +282,14 @@ impl Store {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        let mut query = QueryBuilder::<Sqlite>::new(
+        let query = sql_in(
             "SELECT names.name, domains.tenant_id, domains.id FROM names
              JOIN domains ON domains.id = names.owner_domain_id
-             WHERE domains.ownership = 'verified' AND domains.deleted_at IS NULL AND names.name IN (",
+             WHERE domains.ownership = 'verified' AND domains.deleted_at IS NULL AND names.name IN",
+            names.iter(),
+            "",
         );
-        let mut list = query.separated(", ");
-        for name in names {
-            list.push_bind(name);
-        }
-        query.push(")");
-        let rows = query.build().fetch_all(self.readers()).await?;
+        let rows = query.fetch_all(self.readers()).await?;
         rows.iter()
             .map(|row| {
                 Ok(OwnedName {
@@ -359,11 +354,11 @@ impl Store {
 }
 
 /// Reads a name's owner and version, inside a transaction or not.
-pub(crate) async fn name_version(conn: &mut SqliteConnection, name: &str) -> Result<NameVersion, StoreError> {
+pub(crate) async fn name_version<'a>(on: impl Into<On<'a>>, name: &str) -> Result<NameVersion, StoreError> {
     let row = sql("SELECT names.version, names.proven_at, domains.id, domains.tenant_id FROM names
                    LEFT JOIN domains ON domains.id = names.owner_domain_id WHERE names.name = $1")
     .bind(name)
-    .fetch_optional(conn)
+    .fetch_optional(on)
     .await?;
     let Some(row) = row else { return Ok(NameVersion::default()) };
     let domain_id: Option<String> = row.try_get("id")?;
@@ -376,7 +371,7 @@ pub(crate) async fn name_version(conn: &mut SqliteConnection, name: &str) -> Res
     Ok(NameVersion { version: row.try_get("version")?, owner })
 }
 
-async fn insert_domain_row(conn: &mut SqliteConnection, row: &DomainRow) -> Result<(), StoreError> {
+async fn insert_domain_row(conn: &mut Connection<'_>, row: &DomainRow) -> Result<(), StoreError> {
     sql("INSERT INTO domains (id, tenant_id, name, dkim_mode, ownership, ownership_token, token_issued_at, proven_at,
                               signing, signing_reason, version, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
@@ -397,7 +392,7 @@ async fn insert_domain_row(conn: &mut SqliteConnection, row: &DomainRow) -> Resu
     Ok(())
 }
 
-async fn insert_key_row(conn: &mut SqliteConnection, tenant: &str, row: &KeyRow) -> Result<(), StoreError> {
+async fn insert_key_row(conn: &mut Connection<'_>, tenant: &str, row: &KeyRow) -> Result<(), StoreError> {
     sql(
         "INSERT INTO dkim_keys (id, tenant_id, domain_id, domain_name, selector, algorithm, custody, reference, sealed,
                                 public_key, state, published_p, published_read_at, published_tried_at, created_at)
@@ -424,7 +419,7 @@ async fn insert_key_row(conn: &mut SqliteConnection, tenant: &str, row: &KeyRow)
 }
 
 pub(crate) async fn insert_check(
-    conn: &mut SqliteConnection,
+    conn: &mut Connection<'_>,
     tenant: &str,
     domain_id: &str,
     row: &CheckRow,
@@ -448,7 +443,7 @@ pub(crate) async fn insert_check(
     Ok(())
 }
 
-fn domain(row: &SqliteRow) -> Result<DomainRow, StoreError> {
+fn domain(row: &Row) -> Result<DomainRow, StoreError> {
     Ok(DomainRow {
         id: row.try_get("id")?,
         tenant_id: row.try_get("tenant_id")?,
@@ -465,7 +460,7 @@ fn domain(row: &SqliteRow) -> Result<DomainRow, StoreError> {
     })
 }
 
-pub(crate) fn key(row: &SqliteRow) -> Result<KeyRow, StoreError> {
+pub(crate) fn key(row: &Row) -> Result<KeyRow, StoreError> {
     Ok(KeyRow {
         id: row.try_get("id")?,
         tenant_id: row.try_get("tenant_id")?,
@@ -485,7 +480,7 @@ pub(crate) fn key(row: &SqliteRow) -> Result<KeyRow, StoreError> {
     })
 }
 
-fn check(row: &SqliteRow) -> Result<CheckRow, StoreError> {
+fn check(row: &Row) -> Result<CheckRow, StoreError> {
     Ok(CheckRow {
         id: row.try_get("id")?,
         domain_id: row.try_get("domain_id")?,

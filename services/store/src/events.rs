@@ -1,8 +1,7 @@
 //! Events (DESIGN: Event).
-use crate::db::{json, json_text, page, page_probe, sql};
+use crate::db::{json, json_text, page, page_probe};
+use crate::statement::{Connection, Row, sql};
 use crate::{Page, Store, StoreError};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
 
 /// One event.
 #[derive(Debug, Clone)]
@@ -34,11 +33,11 @@ impl Store {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Option<Page<EventRow>>, StoreError> {
-        let mut snapshot = self.readers().begin().await?;
+        let mut snapshot = self.readers().snapshot().await?;
         let message = sql("SELECT 1 FROM messages WHERE tenant_id = $1 AND id = $2")
             .bind(tenant)
             .bind(message_id)
-            .fetch_optional(&mut *snapshot)
+            .fetch_optional(&mut snapshot)
             .await?;
         if message.is_none() {
             return Ok(None);
@@ -56,13 +55,13 @@ impl Store {
                 .bind(message_id)
                 .bind(page_probe(limit)),
         };
-        let rows = query.fetch_all(&mut *snapshot).await?;
+        let rows = query.fetch_all(&mut snapshot).await?;
         let rows = rows.iter().map(event).collect::<Result<Vec<_>, _>>()?;
         Ok(Some(page(rows, limit, |row| &row.id)))
     }
 }
 
-pub(crate) async fn insert_event(conn: &mut SqliteConnection, row: &EventRow) -> Result<(), StoreError> {
+pub(crate) async fn insert_event(conn: &mut Connection<'_>, row: &EventRow) -> Result<(), StoreError> {
     sql("INSERT INTO events (id, tenant_id, kind, at, message_id, recipient_id, domain, details)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
     .bind(&row.id)
@@ -78,7 +77,7 @@ pub(crate) async fn insert_event(conn: &mut SqliteConnection, row: &EventRow) ->
     Ok(())
 }
 
-fn event(row: &SqliteRow) -> Result<EventRow, StoreError> {
+fn event(row: &Row) -> Result<EventRow, StoreError> {
     Ok(EventRow {
         id: row.try_get("id")?,
         tenant_id: row.try_get("tenant_id")?,

@@ -1,8 +1,7 @@
 //! Idempotency-Key rows, kept for 7 days.
-use crate::db::sql;
+use crate::statement::{Connection, Row, sql};
 use crate::{Store, StoreError};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::sqlite::SqliteConnection;
 
 /// How long an answer is kept, in ms.
 const KEPT: i64 = 7 * 24 * 60 * 60 * 1000;
@@ -58,22 +57,14 @@ impl Store {
         let (scope, body_hash) = (scope.clone(), body_hash.to_vec());
         self.write(move |conn| {
             Box::pin(async move {
-                if let Some(begin) = earlier(conn, &scope, &body_hash, now).await? {
-                    return Ok(begin);
+                // Inserted first: of requests at the same moment one inserts, the others wait for it and then read its row.
+                if insert_in_flight(conn, &scope, &body_hash, now).await? {
+                    return Ok(Begin::Started);
                 }
-                sql("INSERT INTO idempotency (tenant_id, method, path, key, body_hash, state, created_at)
-                     VALUES ($1, $2, $3, $4, $5, 'in_flight', $6)
-                     ON CONFLICT (tenant_id, method, path, key) DO UPDATE SET body_hash = $5, state = 'in_flight',
-                     status = NULL, content_type = NULL, body = NULL, created_at = $6")
-                .bind(&scope.tenant_id)
-                .bind(&scope.method)
-                .bind(&scope.path)
-                .bind(&scope.key)
-                .bind(body_hash)
-                .bind(now)
-                .execute(conn)
-                .await?;
-                Ok(Begin::Started)
+                match earlier(conn, &scope, &body_hash, now).await? {
+                    Some(begin) => Ok(begin),
+                    None => begin_anew(conn, &scope, &body_hash, now).await,
+                }
             })
         })
         .await
@@ -127,26 +118,69 @@ impl Store {
     }
 }
 
+/// False if there is a row already.
+async fn insert_in_flight(
+    conn: &mut Connection<'_>,
+    scope: &IdempotencyScope,
+    body_hash: &[u8],
+    now: i64,
+) -> Result<bool, StoreError> {
+    let inserted = sql("INSERT INTO idempotency (tenant_id, method, path, key, body_hash, state, created_at)
+                        VALUES ($1, $2, $3, $4, $5, 'in_flight', $6)
+                        ON CONFLICT (tenant_id, method, path, key) DO NOTHING")
+    .bind(&scope.tenant_id)
+    .bind(&scope.method)
+    .bind(&scope.path)
+    .bind(&scope.key)
+    .bind(body_hash.to_vec())
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(inserted.rows_affected() > 0)
+}
+
+/// The row that is there, and locked, counts as never begun. `Stale` if it was dropped for its age just now.
+async fn begin_anew(
+    conn: &mut Connection<'_>,
+    scope: &IdempotencyScope,
+    body_hash: &[u8],
+    now: i64,
+) -> Result<Begin, StoreError> {
+    let begun = sql("UPDATE idempotency SET body_hash = $5, state = 'in_flight', status = NULL, content_type = NULL,
+                            body = NULL, created_at = $6
+                     WHERE tenant_id = $1 AND method = $2 AND path = $3 AND key = $4")
+    .bind(&scope.tenant_id)
+    .bind(&scope.method)
+    .bind(&scope.path)
+    .bind(&scope.key)
+    .bind(body_hash.to_vec())
+    .bind(now)
+    .execute(conn)
+    .await?;
+    if begun.rows_affected() == 0 { Err(StoreError::Stale) } else { Ok(Begin::Started) }
+}
+
 /// What an earlier request with this key means for this one; `None` if it counts as never begun.
 async fn earlier(
-    conn: &mut SqliteConnection,
+    conn: &mut Connection<'_>,
     scope: &IdempotencyScope,
     body_hash: &[u8],
     now: i64,
 ) -> Result<Option<Begin>, StoreError> {
     let row = sql("SELECT * FROM idempotency
-                   WHERE tenant_id = $1 AND method = $2 AND path = $3 AND key = $4 AND created_at >= $5")
+                   WHERE tenant_id = $1 AND method = $2 AND path = $3 AND key = $4")
     .bind(&scope.tenant_id)
     .bind(&scope.method)
     .bind(&scope.path)
     .bind(&scope.key)
-    .bind(now - KEPT)
+    .for_update()
     .fetch_optional(conn)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let same_body = row.try_get::<&[u8], _>("body_hash")? == body_hash;
-    let age = now - row.try_get::<i64, _>("created_at")?;
+    let same_body = row.try_get::<&[u8]>("body_hash")? == body_hash;
+    let age = now - row.try_get::<i64>("created_at")?;
     match row.try_get("state")? {
+        _ if age > KEPT => Ok(None),
         "abandoned" => Ok(None),
         "in_flight" if age > ABANDONED_AFTER => Ok(None),
         "in_flight" if same_body => Ok(Some(Begin::InFlight)),
@@ -156,7 +190,7 @@ async fn earlier(
     }
 }
 
-fn answer(row: &SqliteRow) -> Result<StoredAnswer, StoreError> {
+fn answer(row: &Row) -> Result<StoredAnswer, StoreError> {
     let status: i64 = row.try_get("status")?;
     let status = u16::try_from(status).map_err(|_| StoreError::Damaged("a stored answer has no HTTP status".into()))?;
     Ok(StoredAnswer { status, content_type: row.try_get("content_type")?, body: row.try_get("body")? })
@@ -165,7 +199,7 @@ fn answer(row: &SqliteRow) -> Result<StoredAnswer, StoreError> {
 /// Completes the row with the answer; false if an answer is frozen already. A row that was never begun is made with an
 /// empty body hash, which equals no hash: a later request with the key is a `Mismatch`, never a second delivery.
 pub(crate) async fn complete(
-    conn: &mut SqliteConnection,
+    conn: &mut Connection<'_>,
     scope: &IdempotencyScope,
     answer: &StoredAnswer,
     now: i64,
@@ -192,6 +226,6 @@ pub(crate) async fn complete(
 
 /// Requests that were in flight when the former process ended have no handler any more.
 pub(crate) async fn forget_in_flight(conn: &mut SqliteConnection) -> Result<(), StoreError> {
-    sql("DELETE FROM idempotency WHERE state <> 'done'").execute(conn).await?;
+    sql("DELETE FROM idempotency WHERE state <> 'done'").execute(&mut Connection::Sqlite(conn)).await?;
     Ok(())
 }

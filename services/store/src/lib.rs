@@ -2,8 +2,10 @@
 //!
 //! Every method that acts for a caller takes the tenant first. What the system does for all tenants (authentication, `authorize`,
 //! the worker, the refresh of published keys) says so in its first line. A method is one transaction. Times are milliseconds since the epoch
-//! and always come from the caller. Ids are UUIDv7 as 32 lower-case hex digits, without the prefixes shown outside.
+//! and come from the caller; only the leases of workers on PostgreSQL go by the server's clock, which all processes share.
+//! Ids are UUIDv7 as 32 lower-case hex digits, without the prefixes shown outside.
 mod audit;
+mod claims;
 mod db;
 mod domain_change;
 mod domains;
@@ -11,9 +13,11 @@ mod events;
 mod idempotency;
 mod messages;
 mod meta;
+mod postgres;
 mod queue;
 mod release;
 mod sqlite;
+mod statement;
 mod status;
 mod tenants;
 mod writer;
@@ -24,5 +28,6 @@ pub use domains::{CheckRow, Claim, DomainChange, DomainRow, KeyChange, KeyRow, N
 pub use events::EventRow;
 pub use idempotency::{Begin, IdempotencyScope, StoredAnswer};
 pub use messages::{MessageBody, MessageRow, NewMessage, Page, RecipientRow, SignatureRow};
+pub use postgres::PostgresSettings;
 pub use queue::{ClaimedRecipient, Delivery, Fence, Outcome, ReleaseChange, Waiting};
 pub use tenants::{ApiKeyRow, TenantRow};

@@ -1,10 +1,9 @@
 //! Messages, recipients and their octets.
 use crate::audit::insert_audit;
-use crate::db::{AFTER_EVERY_ID, json, json_text, page, page_probe, sql};
+use crate::db::{AFTER_EVERY_ID, json, json_text, page, page_probe};
 use crate::events::insert_event;
+use crate::statement::{Connection, Row, sql, sql_in};
 use crate::{AuditRow, EventRow, IdempotencyScope, Store, StoreError, StoredAnswer};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use std::collections::HashMap;
 
 /// A page; `next` is the id to give as `after`.
@@ -129,14 +128,14 @@ impl Store {
 
     /// With recipients.
     pub async fn message(&self, tenant: &str, id: &str) -> Result<Option<(MessageRow, Vec<RecipientRow>)>, StoreError> {
-        let mut snapshot = self.readers().begin().await?;
+        let mut snapshot = self.readers().snapshot().await?;
         let row = sql("SELECT * FROM messages WHERE tenant_id = $1 AND id = $2")
             .bind(tenant)
             .bind(id)
-            .fetch_optional(&mut *snapshot)
+            .fetch_optional(&mut snapshot)
             .await?;
         let Some(row) = row else { return Ok(None) };
-        let rows = with_recipients(&mut snapshot, vec![message(&row)?]).await?;
+        let rows = with_recipients(&mut snapshot.connection(), vec![message(&row)?]).await?;
         Ok(rows.into_iter().next())
     }
 
@@ -148,7 +147,7 @@ impl Store {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Page<(MessageRow, Vec<RecipientRow>)>, StoreError> {
-        let mut snapshot = self.readers().begin().await?;
+        let mut snapshot = self.readers().snapshot().await?;
         let query = match status {
             Some(_) => sql("SELECT * FROM messages WHERE tenant_id = $1 AND id < $2 AND status = $4
                             ORDER BY id DESC LIMIT $3"),
@@ -159,10 +158,10 @@ impl Store {
             Some(status) => query.bind(status),
             None => query,
         };
-        let rows = query.fetch_all(&mut *snapshot).await?;
+        let rows = query.fetch_all(&mut snapshot).await?;
         let rows = rows.iter().map(message).collect::<Result<Vec<_>, _>>()?;
         let page = page(rows, limit, |row| &row.id);
-        Ok(Page { rows: with_recipients(&mut snapshot, page.rows).await?, next: page.next })
+        Ok(Page { rows: with_recipients(&mut snapshot.connection(), page.rows).await?, next: page.next })
     }
 
     /// Octets.
@@ -177,7 +176,7 @@ impl Store {
     }
 }
 
-async fn accept(conn: &mut SqliteConnection, new: NewMessage) -> Result<(), StoreError> {
+async fn accept(conn: &mut Connection<'_>, new: NewMessage) -> Result<(), StoreError> {
     let NewMessage { message, body, recipients, events, audit, idempotency } = new;
     insert_message(conn, &message).await?;
     sql("INSERT INTO bodies (message_id, prefix, raw) VALUES ($1, $2, $3)")
@@ -204,36 +203,41 @@ async fn accept(conn: &mut SqliteConnection, new: NewMessage) -> Result<(), Stor
 }
 
 /// The domain must be the tenant's and not deleted: a message accepted against a domain that is deleted meanwhile would wait for ever.
-async fn insert_message(conn: &mut SqliteConnection, row: &MessageRow) -> Result<(), StoreError> {
-    let inserted =
-        sql("INSERT INTO messages (id, tenant_id, message_id, status, from_header, subject, size, domain_id,
+async fn insert_message(conn: &mut Connection<'_>, row: &MessageRow) -> Result<(), StoreError> {
+    sql("SELECT 1 FROM domains WHERE id = $1 AND tenant_id = $2 AND deleted_at IS NULL")
+        .bind(&row.domain_id)
+        .bind(&row.tenant_id)
+        .for_share()
+        .fetch_optional(&mut *conn)
+        .await?
+        .ok_or(StoreError::Stale)?;
+    sql("INSERT INTO messages (id, tenant_id, message_id, status, from_header, subject, size, domain_id,
                                mail_from, signatures, tags, metadata, warnings, waiting_reason, release_at, expires_at,
                                created_at)
-                        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17
-                        WHERE EXISTS (SELECT 1 FROM domains WHERE id = $8 AND tenant_id = $2 AND deleted_at IS NULL)")
-        .bind(&row.id)
-        .bind(&row.tenant_id)
-        .bind(&row.message_id)
-        .bind(&row.status)
-        .bind(&row.from)
-        .bind(&row.subject)
-        .bind(row.size)
-        .bind(&row.domain_id)
-        .bind(&row.mail_from)
-        .bind(json_text(&row.signatures)?)
-        .bind(json_text(&row.tags)?)
-        .bind(json_text(&row.metadata)?)
-        .bind(json_text(&row.warnings)?)
-        .bind(&row.waiting_reason)
-        .bind(row.release_at)
-        .bind(row.expires_at)
-        .bind(row.created_at)
-        .execute(conn)
-        .await?;
-    if inserted.rows_affected() == 0 { Err(StoreError::Stale) } else { Ok(()) }
+                        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)")
+    .bind(&row.id)
+    .bind(&row.tenant_id)
+    .bind(&row.message_id)
+    .bind(&row.status)
+    .bind(&row.from)
+    .bind(&row.subject)
+    .bind(row.size)
+    .bind(&row.domain_id)
+    .bind(&row.mail_from)
+    .bind(json_text(&row.signatures)?)
+    .bind(json_text(&row.tags)?)
+    .bind(json_text(&row.metadata)?)
+    .bind(json_text(&row.warnings)?)
+    .bind(&row.waiting_reason)
+    .bind(row.release_at)
+    .bind(row.expires_at)
+    .bind(row.created_at)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
-async fn insert_recipient(conn: &mut SqliteConnection, message_id: &str, row: &RecipientRow) -> Result<(), StoreError> {
+async fn insert_recipient(conn: &mut Connection<'_>, message_id: &str, row: &RecipientRow) -> Result<(), StoreError> {
     sql("INSERT INTO recipients (id, message_id, address, domain, status, attempts, uncertain, last_reply, next_attempt_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
     .bind(&row.id)
@@ -252,20 +256,16 @@ async fn insert_recipient(conn: &mut SqliteConnection, message_id: &str, row: &R
 
 /// Recipients of messages that were found through their tenant, in the order of their ids.
 async fn with_recipients(
-    conn: &mut SqliteConnection,
+    conn: &mut Connection<'_>,
     messages: Vec<MessageRow>,
 ) -> Result<Vec<(MessageRow, Vec<RecipientRow>)>, StoreError> {
     if messages.is_empty() {
         return Ok(Vec::new());
     }
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM recipients WHERE message_id IN (");
-    let mut list = query.separated(", ");
-    for message in &messages {
-        list.push_bind(&message.id);
-    }
-    query.push(") ORDER BY id");
+    let ids = messages.iter().map(|message| &message.id);
+    let query = sql_in("SELECT * FROM recipients WHERE message_id IN", ids, "ORDER BY id");
     let mut of_message: HashMap<String, Vec<RecipientRow>> = HashMap::new();
-    for row in query.build().fetch_all(conn).await? {
+    for row in query.fetch_all(conn).await? {
         let row = recipient(&row)?;
         of_message.entry(row.message_id.clone()).or_default().push(row);
     }
@@ -278,7 +278,7 @@ async fn with_recipients(
         .collect())
 }
 
-pub(crate) fn message(row: &SqliteRow) -> Result<MessageRow, StoreError> {
+pub(crate) fn message(row: &Row) -> Result<MessageRow, StoreError> {
     Ok(MessageRow {
         id: row.try_get("id")?,
         tenant_id: row.try_get("tenant_id")?,
@@ -300,11 +300,11 @@ pub(crate) fn message(row: &SqliteRow) -> Result<MessageRow, StoreError> {
     })
 }
 
-pub(crate) fn message_body(row: &SqliteRow) -> Result<MessageBody, StoreError> {
+pub(crate) fn message_body(row: &Row) -> Result<MessageBody, StoreError> {
     Ok(MessageBody { prefix: row.try_get("prefix")?, raw: row.try_get("raw")? })
 }
 
-fn recipient(row: &SqliteRow) -> Result<RecipientRow, StoreError> {
+fn recipient(row: &Row) -> Result<RecipientRow, StoreError> {
     Ok(RecipientRow {
         id: row.try_get("id")?,
         message_id: row.try_get("message_id")?,

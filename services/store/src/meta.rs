@@ -1,7 +1,6 @@
 //! Facts about the installation itself.
-use crate::db::sql;
+use crate::statement::sql;
 use crate::{Store, StoreError};
-use sqlx::Row;
 
 impl Store {
     /// A value, for example `master_key_check`.

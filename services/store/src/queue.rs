@@ -1,17 +1,20 @@
 //! The send queue: leases, claims under a fence, outcomes. `release` has the messages that wait as a whole.
 //!
 //! At most one task has a message at a time: while one of its recipients is `sending`, the others are not claimed.
-use crate::db::{json_text, sql};
+use crate::claims::{
+    ClaimKind, due_messages, give_back, lease_clock, lock_message, prolong, void_expired_leases, void_lease,
+};
+use crate::db::json_text;
 use crate::events::insert_event;
 use crate::messages::{message, message_body};
+use crate::postgres::Failure;
+use crate::statement::{Connection, Row, sql};
 use crate::status::{self, Phase, Status};
 use crate::{EventRow, KeyRow, MessageBody, MessageRow, SignatureRow, Store, StoreError};
-use futures_util::TryStreamExt;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Connection, Row, SqliteConnection};
+use futures_util::future::BoxFuture;
 
 /// How long a worker's lease lives without a heartbeat, in ms.
-const LEASE: i64 = 20_000;
+pub(crate) const LEASE: i64 = 20_000;
 /// A message whose rows cannot be read is looked at again after this, in ms, so that it does not stand in the others' way.
 pub(crate) const UNREADABLE_PAUSE: i64 = 10 * 60_000;
 
@@ -104,7 +107,9 @@ impl Store {
         let worker_id = worker_id.to_owned();
         let fence = self.write(move |conn| {
             Box::pin(async move {
+                sql("SELECT 1 FROM workers WHERE id = $1").bind(&worker_id).lock_rows(conn).await?;
                 void_lease(conn, &worker_id).await?;
+                let now = lease_clock(conn, now).await?;
                 let row = sql("INSERT INTO workers (id, epoch, lease_until) VALUES ($1, 1, $2)
                                ON CONFLICT (id) DO UPDATE SET epoch = workers.epoch + 1, lease_until = $2
                                RETURNING epoch")
@@ -130,30 +135,73 @@ impl Store {
     /// Also a heartbeat; `Stale` if the lease was lost. What workers without a heartbeat had claimed becomes due again.
     /// A message that cannot be read is left out and put off.
     pub async fn claim_deliveries(&self, fence: &Fence, now: i64, limit: u32) -> Result<Vec<Delivery>, StoreError> {
-        let fence = fence.clone();
-        self.write(move |conn| {
-            Box::pin(async move {
-                prolong(conn, &fence, now).await?;
-                void_expired_leases(conn, now).await?;
-                let mut deliveries = Vec::new();
-                for message_id in due_messages(conn, now, limit).await? {
-                    let mut savepoint = conn.begin().await?;
-                    match claim(&mut savepoint, &fence, &message_id, now).await {
-                        Ok(delivery) => {
-                            savepoint.commit().await?;
-                            deliveries.push(delivery);
+        self.claim_under(
+            fence,
+            ClaimKind::Deliveries,
+            |delivery: &Delivery| &delivery.message.id,
+            move |conn, fence| {
+                Box::pin(async move {
+                    void_expired_leases(conn, now).await?;
+                    let mut deliveries = Vec::new();
+                    for message_id in due_messages(conn, now, limit).await? {
+                        let (fence, id) = (fence.clone(), message_id.clone());
+                        let part = unless_damaged(conn, move |conn| {
+                            Box::pin(async move { claim(conn, &fence, &id, now).await })
+                        });
+                        match part.await? {
+                            Ok(delivery) => deliveries.extend(delivery),
+                            Err(cause) => put_off(conn, &message_id, &cause, now).await?,
                         }
-                        Err(cause @ StoreError::Damaged(_)) => {
-                            savepoint.rollback().await?;
-                            put_off(conn, &message_id, &cause, now).await?;
-                        }
-                        Err(cause) => return Err(cause),
                     }
-                }
-                Ok(deliveries)
-            })
-        })
+                    Ok(deliveries)
+                })
+            },
+            now,
+        )
         .await
+    }
+
+    /// Runs a claim under a lease that it prolongs, after what an earlier one may have left claimed was given back.
+    pub(crate) async fn claim_under<T, F>(
+        &self,
+        fence: &Fence,
+        kind: ClaimKind,
+        message_id: fn(&T) -> &String,
+        claim: F,
+        now: i64,
+    ) -> Result<Vec<T>, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'a, 'c> FnOnce(&'a mut Connection<'c>, &'a Fence) -> BoxFuture<'a, Result<Vec<T>, StoreError>>
+            + Send
+            + 'static,
+    {
+        let left = self.unanswered().of(fence, kind);
+        let ours = fence.clone();
+        let claimed = self.try_write(move |conn| {
+            Box::pin(async move {
+                prolong(conn, &ours, now).await?;
+                give_back(conn, &ours, left).await?;
+                claim(conn, &ours).await
+            })
+        });
+        match claimed.await {
+            Ok(claimed) => {
+                self.unanswered().settled(fence, kind);
+                Ok(claimed)
+            }
+            Err(Failure::Undone(error)) => {
+                // Under a lost lease everything was given back by whoever took it.
+                if matches!(error, StoreError::Stale) {
+                    self.unanswered().settled(fence, kind);
+                }
+                Err(error)
+            }
+            Err(Failure::Unknown(claimed, error)) => {
+                self.unanswered().add(fence, kind, claimed.iter().map(|claimed| message_id(claimed).clone()));
+                Err(error)
+            }
+        }
     }
 
     /// Octets of a claimed message.
@@ -205,6 +253,7 @@ impl Store {
         let signatures = json_text(&signatures)?;
         self.write(move |conn| {
             Box::pin(async move {
+                lock_message(conn, &message_id).await?;
                 assert_claimed(conn, &fence, &message_id).await?;
                 sql("UPDATE bodies SET prefix = $2 WHERE message_id = $1")
                     .bind(&message_id)
@@ -225,17 +274,17 @@ impl Store {
 
     /// Time of the next due recipient or release; what a worker has now is not counted.
     pub async fn next_due(&self) -> Result<Option<i64>, StoreError> {
-        let mut snapshot = self.readers().begin().await?;
+        let mut snapshot = self.readers().snapshot().await?;
         let attempt = sql("SELECT next_attempt_at AS due FROM recipients WHERE status IN ('queued', 'deferred')
                            AND NOT EXISTS (SELECT 1 FROM recipients AS other
                                            WHERE other.message_id = recipients.message_id AND other.status = 'sending')
                            ORDER BY next_attempt_at LIMIT 1")
-        .fetch_optional(&mut *snapshot)
+        .fetch_optional(&mut snapshot)
         .await?;
         let release = sql("SELECT release_at AS due FROM messages
                            WHERE status IN ('scheduled', 'awaiting_signature', 'held')
                            AND release_at IS NOT NULL AND worker_id IS NULL ORDER BY release_at LIMIT 1")
-        .fetch_optional(&mut *snapshot)
+        .fetch_optional(&mut snapshot)
         .await?;
         let mut next: Option<i64> = None;
         for row in [attempt, release].into_iter().flatten() {
@@ -246,89 +295,27 @@ impl Store {
     }
 }
 
-/// Prolongs a lease that is not void. One that ran out but was not taken is prolonged as well: nobody else acted on it.
-pub(crate) async fn prolong(conn: &mut SqliteConnection, fence: &Fence, now: i64) -> Result<(), StoreError> {
-    let prolonged = sql("UPDATE workers SET lease_until = $3 WHERE id = $1 AND epoch = $2 AND lease_until IS NOT NULL")
-        .bind(&fence.worker_id)
-        .bind(fence.epoch)
-        .bind(now + LEASE)
-        .execute(conn)
-        .await?;
-    if prolonged.rows_affected() == 0 { Err(StoreError::Stale) } else { Ok(()) }
-}
-
-/// At an exclusive open: no worker of an earlier boot is alive.
-pub(crate) async fn void_all_leases(conn: &mut SqliteConnection) -> Result<(), StoreError> {
-    let workers = sql("SELECT id FROM workers WHERE lease_until IS NOT NULL").fetch_all(&mut *conn).await?;
-    for row in workers {
-        void_lease(conn, row.try_get("id")?).await?;
-    }
-    Ok(())
-}
-
-/// Leases that ran out are void.
-pub(crate) async fn void_expired_leases(conn: &mut SqliteConnection, now: i64) -> Result<(), StoreError> {
-    let workers = sql("SELECT id FROM workers WHERE lease_until < $1").bind(now).fetch_all(&mut *conn).await?;
-    for row in workers {
-        let worker_id: &str = row.try_get("id")?;
-        tracing::warn!(worker_id, "a worker lost its lease; what it had claimed is given back");
-        void_lease(conn, worker_id).await?;
-    }
-    Ok(())
-}
-
-/// Gives back what a worker has claimed. Whether its attempts reached the other side is not known. They are due at once,
-/// since a claim leaves `next_attempt_at` in place.
-async fn void_lease(conn: &mut SqliteConnection, worker_id: &str) -> Result<(), StoreError> {
-    let messages = sql("SELECT DISTINCT message_id FROM recipients WHERE worker_id = $1")
-        .bind(worker_id)
-        .fetch_all(&mut *conn)
-        .await?;
-    sql("UPDATE recipients SET status = CASE WHEN attempts > 0 THEN 'deferred' ELSE 'queued' END, uncertain = TRUE,
-                worker_id = NULL, epoch = NULL WHERE worker_id = $1")
-    .bind(worker_id)
-    .execute(&mut *conn)
-    .await?;
-    for row in messages {
-        refresh_status(conn, row.try_get("message_id")?).await?;
-    }
-    sql("UPDATE messages SET worker_id = NULL, epoch = NULL WHERE worker_id = $1")
-        .bind(worker_id)
-        .execute(&mut *conn)
-        .await?;
-    sql("UPDATE workers SET lease_until = NULL WHERE id = $1").bind(worker_id).execute(conn).await?;
-    Ok(())
-}
-
-/// Up to `limit` messages with due recipients and none in the hands of a worker, oldest due first.
-async fn due_messages(conn: &mut SqliteConnection, now: i64, limit: u32) -> Result<Vec<String>, StoreError> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let mut messages: Vec<String> = Vec::new();
-    // A stream along the index that is left once there is enough: a long queue costs nothing.
-    let mut rows = sql("SELECT message_id FROM recipients
-                        WHERE status IN ('queued', 'deferred') AND next_attempt_at <= $1
-                        AND NOT EXISTS (SELECT 1 FROM recipients AS other
-                                        WHERE other.message_id = recipients.message_id AND other.status = 'sending')
-                        ORDER BY next_attempt_at, id")
-    .bind(now)
-    .fetch(conn);
-    while messages.len() < limit
-        && let Some(row) = rows.try_next().await?
-    {
-        let message_id: String = row.try_get("message_id")?;
-        if !messages.contains(&message_id) {
-            messages.push(message_id);
+/// Runs a part of a claim that may find a damaged message; what it did is undone then, and the cause given back.
+pub(crate) async fn unless_damaged<T>(
+    conn: &mut Connection<'_>,
+    part: impl for<'a, 'c> FnOnce(&'a mut Connection<'c>) -> BoxFuture<'a, Result<T, StoreError>>,
+) -> Result<Result<T, StoreError>, StoreError> {
+    sql("SAVEPOINT part").execute(&mut *conn).await?;
+    match part(conn).await {
+        Ok(done) => {
+            sql("RELEASE SAVEPOINT part").execute(&mut *conn).await?;
+            Ok(Ok(done))
         }
+        Err(cause @ StoreError::Damaged(_)) => {
+            sql("ROLLBACK TO SAVEPOINT part").execute(&mut *conn).await?;
+            sql("RELEASE SAVEPOINT part").execute(&mut *conn).await?;
+            Ok(Err(cause))
+        }
+        Err(cause) => Err(cause),
     }
-    Ok(messages)
 }
 
-async fn put_off(
-    conn: &mut SqliteConnection,
-    message_id: &str,
-    cause: &StoreError,
-    now: i64,
-) -> Result<(), StoreError> {
+async fn put_off(conn: &mut Connection<'_>, message_id: &str, cause: &StoreError, now: i64) -> Result<(), StoreError> {
     tracing::error!(message = message_id, %cause, "a queued message cannot be read; it is put off, the operator has to look");
     sql("UPDATE recipients SET next_attempt_at = $2
          WHERE message_id = $1 AND status IN ('queued', 'deferred') AND next_attempt_at <= $3")
@@ -340,7 +327,13 @@ async fn put_off(
     Ok(())
 }
 
-async fn claim(conn: &mut SqliteConnection, fence: &Fence, message_id: &str, now: i64) -> Result<Delivery, StoreError> {
+/// `None` if nothing of it is due any more: another worker was faster.
+async fn claim(
+    conn: &mut Connection<'_>,
+    fence: &Fence,
+    message_id: &str,
+    now: i64,
+) -> Result<Option<Delivery>, StoreError> {
     let rows = sql("UPDATE recipients SET status = 'sending', worker_id = $2, epoch = $3
                     WHERE message_id = $1 AND status IN ('queued', 'deferred') AND next_attempt_at <= $4
                     RETURNING id, address, domain, attempts, uncertain")
@@ -351,14 +344,17 @@ async fn claim(conn: &mut SqliteConnection, fence: &Fence, message_id: &str, now
     .fetch_all(&mut *conn)
     .await?;
     let mut recipients = rows.iter().map(claimed).collect::<Result<Vec<_>, _>>()?;
+    if recipients.is_empty() {
+        return Ok(None);
+    }
     // RETURNING promises no order.
     recipients.sort_by(|a, b| a.id.cmp(&b.id));
     refresh_status(conn, message_id).await?;
     let row = sql("SELECT * FROM messages WHERE id = $1").bind(message_id).fetch_one(conn).await?;
-    Ok(Delivery { message: message(&row)?, recipients })
+    Ok(Some(Delivery { message: message(&row)?, recipients }))
 }
 
-fn claimed(row: &SqliteRow) -> Result<ClaimedRecipient, StoreError> {
+fn claimed(row: &Row) -> Result<ClaimedRecipient, StoreError> {
     Ok(ClaimedRecipient {
         id: row.try_get("id")?,
         address: row.try_get("address")?,
@@ -369,12 +365,13 @@ fn claimed(row: &SqliteRow) -> Result<ClaimedRecipient, StoreError> {
 }
 
 async fn settle(
-    conn: &mut SqliteConnection,
+    conn: &mut Connection<'_>,
     fence: &Fence,
     message_id: &str,
     outcomes: Vec<Outcome>,
     now: i64,
 ) -> Result<(), StoreError> {
+    lock_message(conn, message_id).await?;
     let deleted = domain_is_deleted(conn, message_id).await?;
     let mut written = false;
     for mut outcome in outcomes {
@@ -417,7 +414,7 @@ pub(crate) fn cancelled_with_its_domain(event: &mut EventRow) {
 
 /// False if the recipient is not claimed under the fence.
 async fn settle_one(
-    conn: &mut SqliteConnection,
+    conn: &mut Connection<'_>,
     fence: &Fence,
     message_id: &str,
     outcome: &Outcome,
@@ -450,7 +447,7 @@ async fn settle_one(
 
 /// `Stale` unless a recipient of the message is being sent to under the fence.
 pub(crate) async fn assert_claimed(
-    conn: &mut SqliteConnection,
+    conn: &mut Connection<'_>,
     fence: &Fence,
     message_id: &str,
 ) -> Result<(), StoreError> {
@@ -463,18 +460,18 @@ pub(crate) async fn assert_claimed(
     row.map(|_| ()).ok_or(StoreError::Stale)
 }
 
-pub(crate) async fn domain_is_deleted(conn: &mut SqliteConnection, message_id: &str) -> Result<bool, StoreError> {
+pub(crate) async fn domain_is_deleted(conn: &mut Connection<'_>, message_id: &str) -> Result<bool, StoreError> {
     let row = sql("SELECT domains.deleted_at FROM messages JOIN domains ON domains.id = messages.domain_id
                    WHERE messages.id = $1")
     .bind(message_id)
     .fetch_optional(conn)
     .await?
     .ok_or(StoreError::Stale)?;
-    Ok(row.try_get::<Option<i64>, _>("deleted_at")?.is_some())
+    Ok(row.try_get::<Option<i64>>("deleted_at")?.is_some())
 }
 
 /// Gives the message the status that follows from its recipients.
-pub(crate) async fn refresh_status(conn: &mut SqliteConnection, message_id: &str) -> Result<(), StoreError> {
+pub(crate) async fn refresh_status(conn: &mut Connection<'_>, message_id: &str) -> Result<(), StoreError> {
     let rows = sql("SELECT DISTINCT status FROM recipients WHERE message_id = $1")
         .bind(message_id)
         .fetch_all(&mut *conn)

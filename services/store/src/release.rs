@@ -1,14 +1,14 @@
 //! Messages that wait as a whole (`scheduled`, `awaiting_signature`, `held`): claims, release, and how they get there.
-use crate::db::{json_text, sql};
+use crate::claims::{ClaimKind, lock_message, void_expired_leases};
+use crate::db::json_text;
 use crate::events::insert_event;
 use crate::messages::{message, message_body};
 use crate::queue::{
-    UNREADABLE_PAUSE, assert_claimed, cancelled_with_its_domain, domain_is_deleted, prolong, refresh_status,
-    void_expired_leases,
+    UNREADABLE_PAUSE, assert_claimed, cancelled_with_its_domain, domain_is_deleted, refresh_status, unless_damaged,
 };
+use crate::statement::{Connection, sql};
 use crate::status::{Phase, Status};
 use crate::{Fence, ReleaseChange, Store, StoreError, Waiting};
-use sqlx::{Connection, Row, SqliteConnection};
 
 /// What a release pass left behind is tried again after this, in ms.
 const LEFT_BEHIND_PAUSE: i64 = 30_000;
@@ -25,6 +25,7 @@ impl Store {
         let (fence, message_id, change) = (fence.clone(), message_id.to_owned(), change.clone());
         self.write(move |conn| {
             Box::pin(async move {
+                lock_message(conn, &message_id).await?;
                 assert_claimed(conn, &fence, &message_id).await?;
                 apply(conn, &message_id, change, now).await
             })
@@ -40,38 +41,41 @@ impl Store {
     /// Under one fence one pass runs at a time: what an earlier one claimed and did not release (it broke off) is given
     /// back and due in half a minute, so that the same message does not stop each pass.
     pub async fn claim_waiting(&self, fence: &Fence, now: i64, limit: u32) -> Result<Vec<Waiting>, StoreError> {
-        let fence = fence.clone();
-        self.write(move |conn| {
-            Box::pin(async move {
-                prolong(conn, &fence, now).await?;
-                void_expired_leases(conn, now).await?;
-                give_back_left_behind(conn, &fence, now).await?;
-                let due = sql("SELECT id FROM messages WHERE status IN ('scheduled', 'awaiting_signature', 'held')
+        self.claim_under(
+            fence,
+            ClaimKind::Waiting,
+            |waiting: &Waiting| &waiting.message.id,
+            move |conn, fence| {
+                Box::pin(async move {
+                    void_expired_leases(conn, now).await?;
+                    give_back_left_behind(conn, fence, now).await?;
+                    let due = sql("SELECT id FROM messages WHERE status IN ('scheduled', 'awaiting_signature', 'held')
                                AND release_at <= $1 AND worker_id IS NULL ORDER BY release_at, id LIMIT $2")
-                .bind(now)
-                .bind(i64::from(limit))
-                .fetch_all(&mut *conn)
-                .await?;
-                let mut waiting = Vec::new();
-                for row in due {
-                    let message_id: &str = row.try_get("id")?;
-                    let mut savepoint = conn.begin().await?;
-                    match claim(&mut savepoint, &fence, message_id).await {
-                        Ok(claimed) => {
-                            savepoint.commit().await?;
-                            waiting.push(claimed);
+                    .bind(now)
+                    .bind(i64::from(limit))
+                    .skip_locked()
+                    .fetch_all(&mut *conn)
+                    .await?;
+                    let mut waiting = Vec::new();
+                    for row in due {
+                        let message_id: String = row.try_get("id")?;
+                        let (fence, id) = (fence.clone(), message_id.clone());
+                        let part = unless_damaged(conn, move |conn| {
+                            Box::pin(async move { claim(conn, &fence, &id).await })
+                        });
+                        match part.await? {
+                            Ok(claimed) => waiting.push(claimed),
+                            Err(cause) => {
+                                tracing::error!(message = message_id, %cause, "a waiting message cannot be read; it is put off, the operator has to look");
+                                set_release_at(conn, &message_id, now + UNREADABLE_PAUSE).await?;
+                            }
                         }
-                        Err(cause @ StoreError::Damaged(_)) => {
-                            savepoint.rollback().await?;
-                            tracing::error!(message = message_id, %cause, "a waiting message cannot be read; it is put off, the operator has to look");
-                            set_release_at(conn, message_id, now + UNREADABLE_PAUSE).await?;
-                        }
-                        Err(cause) => return Err(cause),
                     }
-                }
-                Ok(waiting)
-            })
-        })
+                    Ok(waiting)
+                })
+            },
+            now,
+        )
         .await
     }
 
@@ -109,6 +113,12 @@ impl Store {
         let (tenant, domain_id) = (tenant.to_owned(), domain_id.to_owned());
         self.write(move |conn| {
             Box::pin(async move {
+                sql("SELECT 1 FROM messages WHERE tenant_id = $1 AND domain_id = $2
+                     AND status IN ('awaiting_signature', 'held') ORDER BY id")
+                .bind(&tenant)
+                .bind(&domain_id)
+                .lock_rows(conn)
+                .await?;
                 sql("UPDATE messages SET release_at = $3 WHERE tenant_id = $1 AND domain_id = $2
                      AND status IN ('awaiting_signature', 'held') AND (release_at IS NULL OR release_at > $3)")
                 .bind(&tenant)
@@ -125,7 +135,7 @@ impl Store {
     }
 }
 
-async fn give_back_left_behind(conn: &mut SqliteConnection, fence: &Fence, now: i64) -> Result<(), StoreError> {
+async fn give_back_left_behind(conn: &mut Connection<'_>, fence: &Fence, now: i64) -> Result<(), StoreError> {
     let left = sql("UPDATE messages SET worker_id = NULL, epoch = NULL, release_at = $3
                     WHERE worker_id = $1 AND epoch = $2 AND status IN ('scheduled', 'awaiting_signature', 'held')")
     .bind(&fence.worker_id)
@@ -142,12 +152,12 @@ async fn give_back_left_behind(conn: &mut SqliteConnection, fence: &Fence, now: 
     Ok(())
 }
 
-async fn set_release_at(conn: &mut SqliteConnection, message_id: &str, at: i64) -> Result<(), StoreError> {
+async fn set_release_at(conn: &mut Connection<'_>, message_id: &str, at: i64) -> Result<(), StoreError> {
     sql("UPDATE messages SET release_at = $2 WHERE id = $1").bind(message_id).bind(at).execute(conn).await?;
     Ok(())
 }
 
-async fn claim(conn: &mut SqliteConnection, fence: &Fence, message_id: &str) -> Result<Waiting, StoreError> {
+async fn claim(conn: &mut Connection<'_>, fence: &Fence, message_id: &str) -> Result<Waiting, StoreError> {
     let row = sql("UPDATE messages SET worker_id = $2, epoch = $3 WHERE id = $1 RETURNING *")
         .bind(message_id)
         .bind(&fence.worker_id)
@@ -160,7 +170,7 @@ async fn claim(conn: &mut SqliteConnection, fence: &Fence, message_id: &str) -> 
 
 /// Writes what a release attempt (or a hold) found; all recipients that are not at their end go along.
 async fn apply(
-    conn: &mut SqliteConnection,
+    conn: &mut Connection<'_>,
     message_id: &str,
     mut change: ReleaseChange,
     now: i64,
@@ -203,7 +213,7 @@ async fn apply(
 
 /// What was signed now; nothing otherwise.
 async fn write_signed(
-    conn: &mut SqliteConnection,
+    conn: &mut Connection<'_>,
     message_id: &str,
     change: &mut ReleaseChange,
 ) -> Result<(), StoreError> {

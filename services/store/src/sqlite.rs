@@ -144,7 +144,7 @@ async fn prepare(options: &SqliteConnectOptions, exclusive: bool) -> Result<Sqli
     migrate(&mut conn).await?;
     if exclusive {
         let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;
-        crate::queue::void_all_leases(&mut transaction).await?;
+        crate::claims::void_all_leases(&mut transaction).await?;
         crate::idempotency::forget_in_flight(&mut transaction).await?;
         transaction.commit().await?;
     }

@@ -1,9 +1,7 @@
 //! Tenants and API keys.
 use crate::audit::insert_audit;
-use crate::db::sql;
+use crate::statement::{Connection, Row, sql};
 use crate::{AuditRow, Store, StoreError};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
 
 /// A tenant.
 #[derive(Debug, Clone)]
@@ -114,10 +112,11 @@ impl Store {
                 let found = sql("SELECT revoked_at FROM api_keys WHERE tenant_id = $1 AND id = $2")
                     .bind(&tenant)
                     .bind(&key_id)
+                    .for_update()
                     .fetch_optional(&mut *conn)
                     .await?;
                 let Some(row) = found else { return Ok(false) };
-                if row.try_get::<Option<i64>, _>("revoked_at")?.is_none() {
+                if row.try_get::<Option<i64>>("revoked_at")?.is_none() {
                     sql("UPDATE api_keys SET revoked_at = $3 WHERE tenant_id = $1 AND id = $2")
                         .bind(&tenant)
                         .bind(&key_id)
@@ -134,7 +133,9 @@ impl Store {
 
     /// Batch of (key id, last use). A use older than the one that is known changes nothing.
     pub async fn touch_api_keys(&self, uses: &[(String, i64)]) -> Result<(), StoreError> {
-        let uses = uses.to_vec();
+        let mut uses = uses.to_vec();
+        // One order for all processes, so that no two of them wait for each other.
+        uses.sort_unstable();
         self.write(move |conn| {
             Box::pin(async move {
                 for (key_id, at) in uses {
@@ -152,7 +153,7 @@ impl Store {
     }
 }
 
-async fn insert_api_key(conn: &mut SqliteConnection, tenant: &str, key: &ApiKeyRow) -> Result<(), StoreError> {
+async fn insert_api_key(conn: &mut Connection<'_>, tenant: &str, key: &ApiKeyRow) -> Result<(), StoreError> {
     sql("INSERT INTO api_keys (id, tenant_id, name, mac, scopes, created_at, expires_at, revoked_at, last_used_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
     .bind(&key.id)
@@ -169,7 +170,7 @@ async fn insert_api_key(conn: &mut SqliteConnection, tenant: &str, key: &ApiKeyR
     Ok(())
 }
 
-fn api_key(row: &SqliteRow) -> Result<ApiKeyRow, StoreError> {
+fn api_key(row: &Row) -> Result<ApiKeyRow, StoreError> {
     Ok(ApiKeyRow {
         id: row.try_get("id")?,
         tenant_id: row.try_get("tenant_id")?,

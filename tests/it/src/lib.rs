@@ -5,6 +5,7 @@
 //!
 //! - [`Named`]: authoritative DNS, changed at run time.
 //! - [`Receiver`]: an SMTP server that records, and behaves as the recipient's local part says.
+//! - [`PostgresServer`]: a database server, stopped and started at run time.
 //! - [`App`]: the binary as `signpost serve`; at its end, logs, database and answers are searched for secrets.
 //! - [`Api`], [`Answer`]: the HTTP API as a caller sees it.
 //! - [`DkimPy`], [`MailAuthJudge`], [`our_verdict`]: who says what about a signature.
@@ -23,6 +24,7 @@ mod dns;
 mod judges;
 mod metadata;
 mod ports;
+mod postgres;
 mod process;
 mod receiver;
 mod secrets;
@@ -34,6 +36,7 @@ pub use dns::{Named, NamedBuilder};
 pub use judges::{Attachment, Decoded, DkimPy, MailAuthJudge, TxtRecords, our_verdict};
 pub use metadata::{cargo_metadata, cargo_tree, repository};
 pub use ports::Port;
+pub use postgres::PostgresServer;
 pub use process::{Process, wait_for};
 pub use receiver::{Received, Receiver};
 pub use secrets::{Found, Needle, private_key_needles, search};

@@ -123,7 +123,11 @@ impl Worker {
                 tracing::warn!(message = %id, %cause, "a message was not put on hold; it becomes due again with the lease");
             }
             Err(
-                cause @ (StoreError::InUse | StoreError::Conflict | StoreError::Contested | StoreError::Damaged(_)),
+                cause @ (StoreError::InUse
+                | StoreError::Conflict
+                | StoreError::Contested
+                | StoreError::Refused(_)
+                | StoreError::Damaged(_)),
             ) => {
                 tracing::error!(message = %id, %cause, "a message cannot be put on hold; it is given back");
                 self.not_begun(delivery).await;
@@ -255,7 +259,11 @@ impl Worker {
                     return tracing::error!(message = %id, %cause, "outcome not committed before the stop; the message may be sent again");
                 }
                 Err(
-                    cause @ (StoreError::InUse | StoreError::Conflict | StoreError::Contested | StoreError::Damaged(_)),
+                    cause @ (StoreError::InUse
+                    | StoreError::Conflict
+                    | StoreError::Contested
+                    | StoreError::Refused(_)
+                    | StoreError::Damaged(_)),
                 ) => {
                     tracing::error!(message = %id, %cause, without_event = bare, "outcome refused; it is tried again without its event");
                 }

@@ -6,6 +6,7 @@ mod inbox;
 mod spoof;
 
 use crate::config::LogFormat;
+use crate::master_key::FirstKey;
 use crate::{Outcome, master_key, print, serve, telemetry};
 use clap::Args;
 use flow::{Flow, Report};
@@ -101,12 +102,12 @@ pub(crate) async fn run(args: SandboxArgs) -> Outcome<ExitCode> {
     let tls = ClientTls::for_delivery(&settings.delivery)?;
     let engine = Engine::new(store.clone(), resolver, clock, Arc::new(SystemRandom), settings);
     let key_path = folder.join("master.key");
-    master_key::establish(&engine, &key_path, &SystemRandom).await?;
+    master_key::establish(&engine, &key_path, FirstKey::IsMade, &SystemRandom).await?;
     let (_, key) = engine.create_tenant("sandbox").await?;
     let listen = args.listen.unwrap_or(if args.once { ONCE_LISTEN } else { DEFAULT_LISTEN });
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
     let api_address = listener.local_addr()?;
-    let background = serve::start_background(&engine, tls, key_path, &shutdown);
+    let background = serve::start_background(&engine, Some(tls), key_path, &shutdown);
     let api = tokio::spawn(signpost_http::serve(listener, signpost_http::router(engine.clone()), shutdown.clone()));
     let page_listener = TcpListener::bind(ONCE_LISTEN).await?;
     let page_address = page_listener.local_addr()?;

@@ -2,6 +2,7 @@
 // What lies here is test code for clippy too.
 #![cfg(test)]
 
+#[expect(dead_code, reason = "shared with the tests of one database each, which use the rest")]
 mod support;
 
 mod deletion;

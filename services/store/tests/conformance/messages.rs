@@ -134,7 +134,24 @@ async fn many_messages_accepted_at_once_are_all_there(store: Store) {
     }
 }
 
+async fn a_nul_in_a_text_is_no_error(store: Store) {
+    let tenant = tenant(&store).await;
+    let (row, _) = domain(&store, &tenant, "example.com").await;
+    let mut new = new_message(&row, &["bob@example.net"]);
+    new.message.subject = "a\0b".into();
+    store.accept_message(&new).await.unwrap();
+    let (message, _) = store.message(&tenant, &new.message.id).await.unwrap().unwrap();
+    assert!(["a\0b", "a\u{fffd}b"].contains(&message.subject.as_str()), "{:?}", message.subject);
+    assert!(store.message(&tenant, "a\0b").await.unwrap().is_none());
+    let fence = crate::support::worker(&store).await;
+    store.claim_deliveries(&fence, NOW, 1).await.unwrap();
+    let mut outcome = crate::support::outcome(&new.recipients[0].id, "bounced", None);
+    outcome.last_reply = Some("550 no\0body".into());
+    store.settle(&fence, &new.message.id, &[outcome], NOW).await.unwrap();
+}
+
 crate::on_every_database!(
+    a_nul_in_a_text_is_no_error,
     what_is_accepted_is_read_back,
     a_foreign_tenant_sees_nothing_of_a_message,
     a_message_is_accepted_whole_or_not_at_all,

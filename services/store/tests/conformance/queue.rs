@@ -1,5 +1,7 @@
 //! Leases, claims, outcomes.
-use crate::support::{NOW, accepted, event, event_kinds, new_message, outcome, signature, statuses, tenant, worker};
+use crate::support::{
+    Fresh, NOW, accepted, event, event_kinds, new_message, outcome, server, signature, statuses, tenant, worker,
+};
 use signpost_store::{Fence, Outcome, Store, StoreError};
 use std::time::Duration;
 
@@ -155,21 +157,55 @@ async fn an_outcome_for_another_messages_recipient_is_left_out(store: Store) {
     assert_eq!(event_kinds(&store, &two).await, ["message.accepted"]);
 }
 
-async fn what_a_silent_worker_had_is_given_to_the_next(store: Store) {
+/// `pass` lets that many ms go by for a database that goes by its own clock.
+async fn what_a_silent_worker_had_is_given_to_the_next(store: Store, pass: impl Fn(i64)) {
     let (_, new) = accepted(&store, &["bob@example.net"]).await;
     let silent = worker(&store).await;
     store.claim_deliveries(&silent, NOW, 10).await.unwrap();
     let other = store.start_worker("w2", NOW).await.unwrap();
-    let in_time = NOW + LEASE;
-    assert!(store.claim_deliveries(&other, in_time, 10).await.unwrap().is_empty());
-    store.heartbeat(&silent, in_time).await.unwrap();
-    assert!(store.claim_deliveries(&other, in_time + LEASE, 10).await.unwrap().is_empty());
-    let claimed = store.claim_deliveries(&other, in_time + LEASE + 1, 10).await.unwrap();
+    let half = NOW + LEASE / 2;
+    pass(LEASE / 2);
+    assert!(store.claim_deliveries(&other, half, 10).await.unwrap().is_empty());
+    store.heartbeat(&silent, half).await.unwrap();
+    pass(LEASE / 2);
+    assert!(store.claim_deliveries(&other, half + LEASE / 2, 10).await.unwrap().is_empty(), "its lease was prolonged");
+    pass(LEASE / 2 + 1);
+    let claimed = store.claim_deliveries(&other, half + LEASE + 1, 10).await.unwrap();
     assert_eq!(claimed.len(), 1);
     assert!(claimed[0].recipients[0].uncertain, "the silent worker may have delivered it");
     let outcomes = [outcome(&new.recipients[0].id, "delivered", None)];
     assert!(matches!(store.settle(&silent, &new.message.id, &outcomes, NOW).await, Err(StoreError::Stale)));
     assert!(matches!(store.heartbeat(&silent, NOW).await, Err(StoreError::Stale)));
+}
+
+#[tokio::test]
+async fn what_a_silent_worker_had_is_given_to_the_next_by_the_time_of_the_caller() {
+    let database = Fresh::sqlite().await;
+    what_a_silent_worker_had_is_given_to_the_next(database.store.clone(), |_| ()).await;
+}
+
+#[tokio::test]
+async fn what_a_silent_worker_had_is_given_to_the_next_by_the_time_of_the_server() {
+    let database = Fresh::postgres().await;
+    let pass = |ms: i64| {
+        server().sql(&database.url, &format!("UPDATE workers SET lease_until = lease_until - {ms}"));
+    };
+    what_a_silent_worker_had_is_given_to_the_next(database.store.clone(), pass).await;
+}
+
+async fn a_lease_runs_out_exactly_after_its_time(store: Store) {
+    accepted(&store, &["bob@example.net"]).await;
+    let silent = worker(&store).await;
+    store.claim_deliveries(&silent, NOW, 10).await.unwrap();
+    let other = store.start_worker("w2", NOW).await.unwrap();
+    assert!(store.claim_deliveries(&other, NOW + LEASE, 10).await.unwrap().is_empty());
+    assert_eq!(store.claim_deliveries(&other, NOW + LEASE + 1, 10).await.unwrap().len(), 1);
+}
+
+/// Only where the time is the caller's can it be told to the millisecond.
+#[tokio::test]
+async fn on_sqlite_a_lease_runs_out_exactly_after_its_time() {
+    a_lease_runs_out_exactly_after_its_time(Fresh::sqlite().await.store).await;
 }
 
 async fn a_worker_that_was_stopped_for_long_does_not_take_its_own_claims_away(store: Store) {
@@ -253,7 +289,6 @@ crate::on_every_database!(
     a_recipient_past_its_lifetime_is_still_claimed,
     under_a_lost_fence_nothing_is_written,
     an_outcome_for_another_messages_recipient_is_left_out,
-    what_a_silent_worker_had_is_given_to_the_next,
     a_worker_that_was_stopped_for_long_does_not_take_its_own_claims_away,
     a_claimed_message_gets_another_signature,
     the_queue_is_woken_when_something_may_be_due,

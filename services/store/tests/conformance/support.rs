@@ -1,16 +1,23 @@
 //! Fresh databases and rows that fit our schema.
+#[path = "../../../../tests/it/src/postgres.rs"]
+#[expect(unreachable_pub, reason = "shared with the end-to-end tests, where it is public")]
+mod postgres_server;
+
+pub(crate) use postgres_server::PostgresServer;
 use serde_json::json;
 use signpost_store::{
     ApiKeyRow, AuditRow, Claim, DomainChange, DomainRow, EventRow, Fence, IdempotencyScope, KeyRow, MessageBody,
-    MessageRow, NewMessage, Outcome, RecipientRow, ReleaseChange, SignatureRow, Store, StoreSettings, TenantRow,
+    MessageRow, NewMessage, Outcome, PostgresSettings, RecipientRow, ReleaseChange, SignatureRow, Store, StoreError,
+    StoreSettings, TenantRow,
 };
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
 /// Some time.
 pub(crate) const NOW: i64 = 1_700_000_000_000;
 
-/// Runs each behaviour (`async fn(Store)`) on a fresh database of each kind. PostgreSQL joins here.
+/// Runs each behaviour (`async fn(Store)`) on a fresh database of each kind.
 #[macro_export]
 macro_rules! on_every_database {
     ($($behaviour:ident),* $(,)?) => {
@@ -24,13 +31,25 @@ macro_rules! on_every_database {
                 }
             )*
         }
+        mod postgres {
+            $(
+                #[tokio::test]
+                async fn $behaviour() {
+                    let database = $crate::support::Fresh::postgres().await;
+                    super::$behaviour(database.store.clone()).await;
+                    database.store.close().await;
+                }
+            )*
+        }
     };
 }
 
 /// An empty database that goes with the value.
 pub(crate) struct Fresh {
     pub(crate) store: Store,
-    _folder: TempDir,
+    /// For SQL beside the store, where it is on PostgreSQL.
+    pub(crate) url: String,
+    _folder: Option<TempDir>,
 }
 
 impl Fresh {
@@ -38,8 +57,24 @@ impl Fresh {
         let folder = TempDir::new().unwrap();
         let sqlite_path = folder.path().join("signpost.db");
         let store = Store::open(StoreSettings { sqlite_path, exclusive: true }).await.unwrap();
-        Self { store, _folder: folder }
+        Self { store, url: String::new(), _folder: Some(folder) }
     }
+
+    pub(crate) async fn postgres() -> Self {
+        let url = server().database();
+        let store = connect(&url).await.unwrap();
+        Self { store, url, _folder: None }
+    }
+}
+
+/// The server of this test process.
+pub(crate) fn server() -> &'static PostgresServer {
+    static SERVER: OnceLock<PostgresServer> = OnceLock::new();
+    SERVER.get_or_init(PostgresServer::start)
+}
+
+pub(crate) async fn connect(url: &str) -> Result<Store, StoreError> {
+    Store::connect(PostgresSettings::from_url(url).unwrap()).await
 }
 
 /// A fresh id, greater than all before it in the order of text, as UUIDv7 are.
