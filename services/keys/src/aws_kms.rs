@@ -84,7 +84,7 @@ impl AwsKmsCustody {
         made.key_metadata.and_then(|metadata| metadata.arn).ok_or_else(|| unusable("it made a key without an ARN"))
     }
 
-    /// Reads the public half and lets the key sign once. Tried again for a moment, as the key is new.
+    /// Reads the public half and lets the key sign, once each. Tried again for a moment, as the key is new.
     async fn prove(&self, arn: &str, algorithm: KeyAlgorithm) -> Result<PublicKey, CustodyError> {
         let mut pause = NEW_KEY_PAUSE;
         let mut tries = 1;
@@ -141,10 +141,11 @@ impl AwsKmsCustody {
 
     /// Disabled at once, destroyed after the window. What is done already counts as done.
     async fn give_up(&self, arn: &str) -> Result<(), CustodyError> {
-        let disable = self.client.disable_key().key_id(arn).send();
+        // Keys are managed in their own account only, where the bare id names them.
+        let id = arn.rsplit_once(":key/").map_or(arn, |(_, id)| id);
+        let disable = self.client.disable_key().key_id(id).send();
         done_or_gone(kms_fault::within("DisableKey", MANAGE_BUDGET, disable).await)?;
-        let delete =
-            self.client.schedule_key_deletion().key_id(arn).pending_window_in_days(DELETION_WINDOW_DAYS).send();
+        let delete = self.client.schedule_key_deletion().key_id(id).pending_window_in_days(DELETION_WINDOW_DAYS).send();
         done_or_gone(kms_fault::within("ScheduleKeyDeletion", MANAGE_BUDGET, delete).await)
     }
 }
