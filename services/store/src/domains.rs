@@ -430,7 +430,7 @@ pub(crate) async fn insert_check(
     Ok(())
 }
 
-fn domain(row: &SqliteRow) -> Result<DomainRow, StoreError> {
+pub(crate) fn domain(row: &SqliteRow) -> Result<DomainRow, StoreError> {
     Ok(DomainRow {
         id: row.try_get("id")?,
         tenant_id: row.try_get("tenant_id")?,

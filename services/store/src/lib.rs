@@ -12,6 +12,7 @@ mod messages;
 mod meta;
 mod queue;
 mod release;
+mod remote_keys;
 mod sqlite;
 mod status;
 mod tenants;
