@@ -1,9 +1,9 @@
 //! `signpost serve`: store, engine, worker, background work, HTTP, and an orderly end.
-use crate::config::ServeArgs;
+use crate::config::{KeyCustody, ServeArgs};
 use crate::{Outcome, master_key, open_store, telemetry};
 use signpost_diagnosis::dns::Dns;
 use signpost_engine::{Engine, SystemClock};
-use signpost_keys::SystemRandom;
+use signpost_keys::{AwsKmsCustody, SystemRandom};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,9 @@ use tokio_util::task::TaskTracker;
 const FLUSH_EVERY: Duration = Duration::from_secs(10);
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
+/// How exactly the time of a key's next probe is kept.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+const WITHDRAW_EVERY: Duration = Duration::from_secs(60);
 /// How soon the right master key is noticed.
 const UNSEAL_EVERY: Duration = Duration::from_secs(2);
 
@@ -51,6 +54,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     let dns = Dns::new(args.dns_settings())?;
     let store = open_store(&args.store, true).await?;
     let engine = Engine::new(store.clone(), dns, Arc::new(SystemClock), Arc::new(SystemRandom), settings);
+    attach_kms(&engine, args.key_custody).await?;
     let key_path = args.store.master_key_path();
     master_key::establish(&engine, &key_path, &SystemRandom).await?;
     let listener =
@@ -67,6 +71,21 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     engine.flush_last_uses().await?;
     store.close().await;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Access to AWS KMS where new keys go there, or where AWS settings say that keys may lie there. No call is made yet.
+async fn attach_kms(engine: &Engine, custody: KeyCustody) -> Outcome<()> {
+    let (kms, for_new_keys) = match custody {
+        KeyCustody::AwsKms => {
+            let kms = AwsKmsCustody::from_environment().await;
+            (Some(kms.map_err(|error| format!("SIGNPOST_KEY_CUSTODY=aws-kms: {error}"))?), true)
+        }
+        KeyCustody::Sealed => (AwsKmsCustody::if_configured().await?, false),
+    };
+    if let Some(kms) = kms {
+        engine.attach_kms(Arc::new(kms), for_new_keys);
+    }
     Ok(())
 }
 
@@ -88,6 +107,21 @@ pub(crate) fn start_background(engine: &Engine, key_path: PathBuf, shutdown: &Ca
     tracker.spawn(every(EXPIRE_EVERY, shutdown.clone(), move || {
         let e = e.clone();
         async move { report("idempotency keys", e.expire_idempotent().await.map(|_| ())) }
+    }));
+    let e = engine.clone();
+    tracker.spawn(every(PROBE_EVERY, shutdown.clone(), move || {
+        let e = e.clone();
+        async move {
+            e.probe_unavailable_keys().await;
+        }
+    }));
+    let e = engine.clone();
+    tracker.spawn(every(WITHDRAW_EVERY, shutdown.clone(), move || {
+        let e = e.clone();
+        async move {
+            report("unproven domains", e.expire_unproven_domains().await.map(|_| ()));
+            report("revoked keys", e.withdraw_keys().await.map(|_| ()));
+        }
     }));
     let e = engine.clone();
     tracker.spawn(every(UNSEAL_EVERY, shutdown.clone(), move || {
