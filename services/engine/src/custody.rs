@@ -36,7 +36,9 @@ impl Engine {
         match kind {
             CustodyKind::Sealed => Ok(Arc::clone(&self.inner.sealed) as Arc<dyn Custody>),
             CustodyKind::AwsKms => self.inner.kms.get().map(|kms| Arc::clone(&kms.custody)).ok_or_else(|| {
-                CustodyError::Unavailable("this server is not set up for AWS KMS any more; the operator has to look".into())
+                CustodyError::Unavailable(
+                    "this server is not set up for AWS KMS any more; the operator has to look".into(),
+                )
             }),
         }
     }

@@ -159,9 +159,7 @@ impl Custody for AwsKmsCustody {
     async fn create(&self, binding: &KeyBinding, algorithm: KeyAlgorithm) -> Result<StoredKey, CustodyError> {
         let arn = self.create_key(binding, algorithm).await?;
         match self.prove(&arn, algorithm).await {
-            Ok(public_key) => {
-                Ok(StoredKey { reference: reference(&arn), sealed: Vec::new(), public_key, algorithm })
-            }
+            Ok(public_key) => Ok(StoredKey { reference: reference(&arn), sealed: Vec::new(), public_key, algorithm }),
             Err(error) => {
                 // No row will name it: it would cost money for ever.
                 if let Err(left) = self.give_up(&arn).await {

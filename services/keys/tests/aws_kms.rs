@@ -59,8 +59,7 @@ async fn a_key_is_made_in_the_kms_with_its_owner_in_the_tags() {
         let mut tags: Vec<_> =
             listed.tags().iter().map(|tag| (tag.tag_key().to_owned(), tag.tag_value().to_owned())).collect();
         tags.sort();
-        let expected =
-            [("signpost:domain", "example.com"), ("signpost:key", "key-1"), ("signpost:tenant", "tenant-1")];
+        let expected = [("signpost:domain", "example.com"), ("signpost:key", "key-1"), ("signpost:tenant", "tenant-1")];
         assert_eq!(tags, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
     // GetPublicKey once a key: what is published later comes from the row.

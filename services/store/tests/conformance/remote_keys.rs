@@ -4,7 +4,8 @@ use signpost_store::{DomainRow, KeyRow, Store, StoreError};
 
 async fn domain_with(store: &Store, tenant: &str, name: &str, custody: &str, made_at: i64) -> (DomainRow, KeyRow) {
     let row = domain_row(tenant, name);
-    let key = KeyRow { custody: custody.into(), reference: format!("ref:{}", id()), created_at: made_at, ..key_row(&row) };
+    let key =
+        KeyRow { custody: custody.into(), reference: format!("ref:{}", id()), created_at: made_at, ..key_row(&row) };
     store.insert_domain(&row, &key, &audit(tenant, "domain.created")).await.unwrap();
     (row, key)
 }
