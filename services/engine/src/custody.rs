@@ -182,3 +182,7 @@ pub(crate) fn is_remote(key: &KeyRow) -> bool {
 fn too_many_unproven() -> Error {
     Error::TooManyUnproven { domains: UNPROVEN_DOMAINS, days: UNPROVEN_KEPT_MS / (24 * 3600 * 1000) }
 }
+
+#[cfg(test)]
+#[path = "custody_tests.rs"]
+mod tests;
