@@ -80,7 +80,8 @@ impl Bench {
     /// An unsealed engine with one tenant, whose new keys go to the KMS.
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(StoreSettings { sqlite_path: folder.path().join("db"), exclusive: true }).await.unwrap();
+        let store =
+            Store::open(StoreSettings { sqlite_path: folder.path().join("db"), exclusive: true }).await.unwrap();
         let clock = Arc::new(Steered(AtomicI64::new(1_700_000_000_000)));
         let nowhere = vec!["127.0.0.1:1".parse().unwrap()];
         let dns = Dns::new(DnsSettings { resolvers: nowhere, authority_port: 1, guard: Guard::default() }).unwrap();
@@ -97,8 +98,7 @@ impl Bench {
         let kms = Arc::new(SteeredKms::default());
         engine.attach_kms(Arc::<SteeredKms>::clone(&kms), true);
         let (tenant, key) = engine.create_tenant("Ann").await.unwrap();
-        let caller =
-            Caller { tenant_id: tenant.id, key_id: key.row.id, scopes: Scope::ALL.to_vec(), request_id: None };
+        let caller = Caller { tenant_id: tenant.id, key_id: key.row.id, scopes: Scope::ALL.to_vec(), request_id: None };
         Self { engine, caller, kms, clock, _folder: folder }
     }
 
