@@ -64,6 +64,14 @@ pub enum Error {
     /// 409: the tenant has this domain already.
     #[error("this domain is registered already")]
     DomainExists,
+    /// 409: a further key in the KMS for a domain that is not proven.
+    #[error("at most {domains} domains that are not proven may have keys in the KMS")]
+    TooManyUnproven {
+        /// How many may.
+        domains: i64,
+        /// Days after which an unproven one goes.
+        days: i64,
+    },
     /// 409: it changed while we worked on it; repeat the call.
     #[error("it was changed by another request at the same time")]
     Busy,

@@ -1,12 +1,14 @@
 //! Use cases of Signpost: domains, keys, messages, delivery. No HTTP and no SQL here.
 pub mod caller;
 pub mod clock;
+mod custody;
 pub mod delivery;
 pub mod domains;
 pub mod error;
 pub mod ids;
 pub mod inbound;
 pub mod messages;
+mod outages;
 mod published;
 mod state;
 

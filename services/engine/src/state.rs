@@ -1,13 +1,15 @@
 //! The engine's state, its settings, and the master key's life at run time.
+use crate::custody::Kms;
 use crate::delivery::DeliverySettings;
+use crate::outages::Outages;
 use crate::{Clock, Error, ids};
 use signpost_diagnosis::dns::Dns;
 use signpost_dkim::SigningDomain;
-use signpost_keys::{Custody, MasterKey, Random, SealedCustody};
+use signpost_keys::{MasterKey, Random, SealedCustody};
 use signpost_store::Store;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use zeroize::Zeroizing;
 
 /// What the operator chose. One field per variable of the settings table that the engine needs.
@@ -40,6 +42,11 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) sealed: Arc<SealedCustody>,
+    /// Set once at the start, if at all.
+    pub(crate) kms: OnceLock<Kms>,
+    pub(crate) outages: Outages,
+    /// Tenant id -> its turn to make a key in the KMS.
+    pub(crate) remote_turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     pub(crate) settings: Settings,
     /// Subkey of the master key under which API-key secrets are authenticated; `None` while sealed.
     pub(crate) pepper: RwLock<Option<Zeroizing<[u8; 32]>>>,
@@ -73,6 +80,9 @@ impl Engine {
                 clock,
                 random,
                 sealed,
+                kms: OnceLock::new(),
+                outages: Outages::default(),
+                remote_turns: Mutex::new(HashMap::new()),
                 settings,
                 pepper: RwLock::new(None),
                 last_uses: Mutex::new(HashMap::new()),
@@ -124,12 +134,5 @@ impl Engine {
 
     pub(crate) fn now_ms(&self) -> i64 {
         self.inner.clock.now_ms()
-    }
-
-    /// The custody that holds keys of this kind.
-    pub(crate) fn custody(&self, kind: signpost_keys::CustodyKind) -> Arc<dyn Custody> {
-        match kind {
-            signpost_keys::CustodyKind::Sealed => Arc::clone(&self.inner.sealed) as Arc<dyn Custody>,
-        }
     }
 }

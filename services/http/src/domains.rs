@@ -273,7 +273,7 @@ pub(crate) type DomainPage = Page<Domain>;
 /// A page of it.
 pub(crate) type RecordPage = Page<Record>;
 
-problems! { RegisterProblems: DomainExists Busy InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout KeyUnavailable }
+problems! { RegisterProblems: DomainExists TooManyUnproven Busy InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout KeyUnavailable }
 problems! { ListProblems: InvalidRequest }
 problems! { ReadProblems: NotFound InvalidRequest }
 problems! { DeleteProblems: NotFound Busy InvalidRequest }
@@ -294,7 +294,8 @@ pub(crate) async fn register_domain(
     JsonBody { value, .. }: JsonBody<NewDomain>,
 ) -> Result<Response, Problem> {
     let new = domains::NewDomain { name: value.name, dkim_mode: value.dkim_mode, algorithm: value.algorithm };
-    let domain = Domain::from(state.engine.register_domain(&caller, &new).await?);
+    let engine = state.engine;
+    let domain = Domain::from(to_its_end(async move { engine.register_domain(&caller, &new).await }).await?);
     let location = [(LOCATION, format!("/v1/domains/{}", domain.id))];
     Ok((StatusCode::CREATED, location, Json(domain)).into_response())
 }
@@ -464,7 +465,7 @@ pub(crate) async fn disable_signing(
 }
 
 /// Runs work with several commits to its end, also if the client goes away meanwhile.
-async fn to_its_end<T: Send + 'static>(
+pub(crate) async fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, signpost_engine::Error>> + Send + 'static,
 ) -> Result<T, Problem> {
     use tracing::Instrument;

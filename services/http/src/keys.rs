@@ -1,6 +1,7 @@
 //! DKIM keys of a domain.
 use crate::body::JsonBody;
 use crate::caller::{Authorized, DomainsRead, DomainsWrite};
+use crate::domains::to_its_end;
 use crate::openapi::problems;
 use crate::page::{Page, timestamp};
 use crate::path::{DomainId, Id};
@@ -61,7 +62,7 @@ pub(crate) struct NewKey {
     /// `rsa-2048` unless given.
     #[schema(value_type = Option<KeyAlgorithm>)]
     algorithm: Option<String>,
-    /// The service's default unless given.
+    /// The service's default unless given; one that the service does not offer is a 422.
     #[schema(value_type = Option<Custody>)]
     custody: Option<String>,
 }
@@ -102,7 +103,7 @@ impl From<KeyRow> for Key {
 /// A page of it.
 pub(crate) type KeyPage = Page<Key>;
 
-problems! { CreateProblems: NotFound Busy InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout KeyUnavailable }
+problems! { CreateProblems: NotFound TooManyUnproven Busy InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout KeyUnavailable }
 problems! { ListProblems: NotFound InvalidRequest }
 
 /// Make a further key
@@ -119,7 +120,8 @@ pub(crate) async fn create_key(
     JsonBody { value, .. }: JsonBody<NewKey>,
 ) -> Result<(StatusCode, Json<Key>), Problem> {
     let new = domains::NewKey { algorithm: value.algorithm, custody: value.custody };
-    let key = state.engine.create_domain_key(&caller, &id, &new).await?;
+    let engine = state.engine;
+    let key = to_its_end(async move { engine.create_domain_key(&caller, &id, &new).await }).await?;
     Ok((StatusCode::CREATED, Json(key.into())))
 }
 

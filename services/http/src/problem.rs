@@ -57,6 +57,7 @@ problem_types! {
     RecordsNotReady     "urn:signpost:problem:records-not-ready"      CONFLICT               "DNS records are not in place"
     ClaimContested      "urn:signpost:problem:claim-contested"        CONFLICT               "Another claim on the name was decided meanwhile"
     DomainExists        "urn:signpost:problem:domain-exists"          CONFLICT               "The domain is registered already"
+    TooManyUnproven     "urn:signpost:problem:too-many-unproven-domains" CONFLICT          "Too many domains are not proven"
     Busy                "urn:signpost:problem:busy"                   CONFLICT               "Changed by another request at the same time"
     IdempotencyInFlight "urn:signpost:problem:idempotency-in-flight"  CONFLICT               "The same request is being worked on"
     IdempotencyMismatch "urn:signpost:problem:idempotency-mismatch"   UNPROCESSABLE_ENTITY   "The Idempotency-Key belongs to another request"
@@ -86,6 +87,7 @@ impl ProblemType {
             | Self::RecordsNotReady
             | Self::ClaimContested
             | Self::DomainExists
+            | Self::TooManyUnproven
             | Self::UnsupportedMediaType => true,
             Self::IncompleteBody
             | Self::Unauthenticated
@@ -296,6 +298,13 @@ impl From<Error> for Problem {
                 T::DomainExists,
                 "This tenant has registered this domain already. Find it with GET /v1/domains.",
             ),
+            Error::TooManyUnproven { domains, days } => Self::new(
+                T::TooManyUnproven,
+                format!(
+                    "At most {domains} domains that are not yet proven may have keys in the KMS, and each of them at most two. \
+                     Publish the records of one and check it, or delete one that is not needed; unproven ones expire after {days} days."
+                ),
+            ),
             Error::Busy => {
                 Self::new(T::Busy, "Another request changed the same thing at the same time. Repeat the call.")
             }
@@ -360,6 +369,7 @@ mod tests {
             (Error::RecordsNotReady(vec![field("x")]), 409, "records-not-ready"),
             (Error::ClaimContested, 409, "claim-contested"),
             (Error::DomainExists, 409, "domain-exists"),
+            (Error::TooManyUnproven { domains: 5, days: 7 }, 409, "too-many-unproven-domains"),
             (Error::Busy, 409, "busy"),
             (Error::IdempotencyInFlight, 409, "idempotency-in-flight"),
             (Error::IdempotencyMismatch, 422, "idempotency-mismatch"),

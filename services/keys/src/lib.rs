@@ -1,11 +1,14 @@
 //! Custody: who holds a private key. Digest in, signature out; the private key never leaves.
+mod aws_kms;
 mod cache;
+mod kms_fault;
 mod master;
 mod random;
 mod seal;
 mod sealed;
 mod signing_key;
 
+pub use aws_kms::AwsKmsCustody;
 pub use master::{MasterKey, MasterKeyError};
 pub use random::{Random, SystemRandom};
 pub use sealed::SealedCustody;
@@ -32,25 +35,45 @@ pub struct KeyBinding {
 pub enum CustodyKind {
     /// PKCS#8 sealed under the master key.
     Sealed,
+    /// Made in AWS KMS, which never gives it out.
+    AwsKms,
 }
 
 impl CustodyKind {
-    /// `sealed`.
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Sealed, Self::AwsKms];
+
+    /// `sealed`, `aws-kms`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sealed => "sealed",
+            Self::AwsKms => "aws-kms",
         }
     }
     /// The reverse of `as_str`.
     pub fn parse(text: &str) -> Option<Self> {
-        (text == "sealed").then_some(Self::Sealed)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+    /// The scheme of its references, before the first colon.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::Sealed => "sealed",
+            Self::AwsKms => "awskms",
+        }
+    }
+    /// True if another machine signs, which may be away, and where a key costs until it is withdrawn.
+    pub fn is_remote(self) -> bool {
+        match self {
+            Self::Sealed => false,
+            Self::AwsKms => true,
+        }
     }
 }
 
 /// What the store keeps of a private key: a reference with its scheme, and for `sealed:` the sealed octets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredKey {
-    /// `sealed:<key id>`.
+    /// `sealed:<key id>`, `awskms:<ARN>`.
     pub reference: String,
     /// Name of the sealing key, nonce and ciphertext; empty for remote custody. Opaque to everybody else.
     pub sealed: Vec<u8>,
@@ -94,4 +117,6 @@ pub trait Custody: Send + Sync {
     async fn sign(&self, binding: &KeyBinding, key: &StoredKey, digest: &[u8; 32]) -> Result<Vec<u8>, CustodyError>;
     /// Drops cached private material of a key (after revocation or deletion).
     fn forget(&self, key_id: &str);
+    /// Gives a key up for good: it signs no more, and is destroyed where it is held. Repeatable; a key that is gone is no error.
+    async fn withdraw(&self, binding: &KeyBinding, key: &StoredKey) -> Result<(), CustodyError>;
 }

@@ -116,6 +116,12 @@ impl Custody for SealedCustody {
         vault.cache.remove(key_id);
         vault.epoch += 1;
     }
+
+    async fn withdraw(&self, binding: &KeyBinding, _key: &StoredKey) -> Result<(), CustodyError> {
+        // The sealed octets are the store's; it wipes them with the row's new state.
+        self.forget(&binding.key_id);
+        Ok(())
+    }
 }
 
 impl Vault {
@@ -180,7 +186,7 @@ fn open(sealing: &SealingKey, binding: &KeyBinding, stored: &StoredKey) -> Resul
 }
 
 fn reference(binding: &KeyBinding) -> String {
-    format!("{}:{}", CustodyKind::Sealed.as_str(), binding.key_id)
+    format!("{}:{}", CustodyKind::Sealed.scheme(), binding.key_id)
 }
 
 /// RSA-2048 and Ed25519 inline, because handing such short work to another thread costs more than it spares

@@ -150,6 +150,8 @@ pub(crate) enum Role {
 pub(crate) enum KeyCustody {
     /// Sealed in the database under the master key.
     Sealed,
+    /// Made in AWS KMS, and never out of it; the standard AWS settings say where (AWS_REGION, AWS_ENDPOINT_URL_KMS, ...).
+    AwsKms,
 }
 
 impl ServeArgs {

@@ -1,12 +1,12 @@
 //! `signpost serve`: store, engine, worker, background work, HTTP, and an orderly end.
-use crate::config::{Role, ServeArgs};
+use crate::config::{KeyCustody, Role, ServeArgs};
 use crate::master_key::FirstKey;
 use crate::{Outcome, master_key, open_store, telemetry};
 use signpost_diagnosis::dns::Dns;
 use signpost_engine::delivery::tls::ClientTls;
 use signpost_engine::delivery::worker;
 use signpost_engine::{Engine, SystemClock};
-use signpost_keys::SystemRandom;
+use signpost_keys::{AwsKmsCustody, SystemRandom};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +19,9 @@ use tokio_util::task::TaskTracker;
 const FLUSH_EVERY: Duration = Duration::from_secs(10);
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
+/// How exactly the time of a key's next probe is kept.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+const WITHDRAW_EVERY: Duration = Duration::from_secs(60);
 /// How soon the right master key is noticed.
 const UNSEAL_EVERY: Duration = Duration::from_secs(2);
 /// The end of the background work: what the worker takes at most (30 s for deliveries, then some for its last writes).
@@ -59,6 +62,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     let dns = Dns::new(args.dns_settings())?;
     let store = open_store(&args.store, true).await?;
     let engine = Engine::new(store.clone(), dns, Arc::new(SystemClock), Arc::new(SystemRandom), settings);
+    attach_kms(&engine, args.key_custody).await?;
     let key_path = args.store.master_key_path();
     let first = FirstKey::on(&args.store.database()?);
     master_key::establish(&engine, &key_path, first, &SystemRandom).await?;
@@ -91,6 +95,21 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     store.close().await;
     ended?;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Access to AWS KMS where new keys go there, or where AWS settings say that keys may lie there. No call is made yet.
+async fn attach_kms(engine: &Engine, custody: KeyCustody) -> Outcome<()> {
+    let (kms, for_new_keys) = match custody {
+        KeyCustody::AwsKms => {
+            let kms = AwsKmsCustody::from_environment().await;
+            (Some(kms.map_err(|error| format!("SIGNPOST_KEY_CUSTODY=aws-kms: {error}"))?), true)
+        }
+        KeyCustody::Sealed => (AwsKmsCustody::if_configured().await?, false),
+    };
+    if let Some(kms) = kms {
+        engine.attach_kms(Arc::new(kms), for_new_keys);
+    }
     Ok(())
 }
 
@@ -161,6 +180,15 @@ pub(crate) fn start_background(
         async move { unseal(&e, &path).await }
     });
     background.spawn("the watch for the master key", unsealing);
+    // In every process: each remembers by itself which keys it found unusable.
+    let e = engine.clone();
+    let probe = every(PROBE_EVERY, shutdown.clone(), move || {
+        let e = e.clone();
+        async move {
+            e.probe_unavailable_keys().await;
+        }
+    });
+    background.spawn("the probes of unavailable keys", probe);
     background
 }
 
@@ -179,6 +207,15 @@ fn start_worker(engine: &Engine, tls: ClientTls, background: &Background, shutdo
         async move { report("idempotency keys", e.expire_idempotent().await.map(|_| ())) }
     });
     background.spawn("the expiry of idempotency keys", expire);
+    let e = engine.clone();
+    let withdraw = every(WITHDRAW_EVERY, shutdown.clone(), move || {
+        let e = e.clone();
+        async move {
+            report("unproven domains", e.expire_unproven_domains().await.map(|_| ()));
+            report("revoked keys", e.withdraw_keys().await.map(|_| ()));
+        }
+    });
+    background.spawn("the withdrawal of keys", withdraw);
 }
 
 /// While sealed: offers the file again, so that the right key mends it without a restart. Never makes one.

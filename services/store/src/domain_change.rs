@@ -41,12 +41,42 @@ impl Store {
         event_id: &(dyn Fn() -> String + Send + Sync),
         audit: &AuditRow,
     ) -> Result<bool, StoreError> {
+        self.delete(tenant, domain_id, at, event_id, audit, false).await
+    }
+
+    /// The same if the domain was never proven; false if there is none, or it is proven by now.
+    pub async fn delete_unproven_domain(
+        &self,
+        tenant: &str,
+        domain_id: &str,
+        at: i64,
+        event_id: &(dyn Fn() -> String + Send + Sync),
+        audit: &AuditRow,
+    ) -> Result<bool, StoreError> {
+        self.delete(tenant, domain_id, at, event_id, audit, true).await
+    }
+
+    async fn delete(
+        &self,
+        tenant: &str,
+        domain_id: &str,
+        at: i64,
+        event_id: &(dyn Fn() -> String + Send + Sync),
+        audit: &AuditRow,
+        only_unproven: bool,
+    ) -> Result<bool, StoreError> {
         for _ in 0..DELETE_TRIES {
             // The ids are made here, since `event_id` does not outlive this call; some more than needed, as mail may come in meanwhile.
             let needed = self.count_waiting(tenant, domain_id).await?;
             let ids: Vec<String> = (0..needed + needed / 4 + 16).map(|_| event_id()).collect();
-            let deletion =
-                Deletion { tenant: tenant.to_owned(), domain_id: domain_id.to_owned(), at, ids, audit: audit.clone() };
+            let deletion = Deletion {
+                tenant: tenant.to_owned(),
+                domain_id: domain_id.to_owned(),
+                at,
+                ids,
+                audit: audit.clone(),
+                only_unproven,
+            };
             match self.write(move |conn| Box::pin(deletion.run(conn))).await {
                 Err(StoreError::Stale) => {}
                 Ok(true) => {
@@ -219,6 +249,7 @@ struct Deletion {
     at: i64,
     ids: Vec<String>,
     audit: AuditRow,
+    only_unproven: bool,
 }
 
 impl Deletion {
@@ -231,10 +262,12 @@ impl Deletion {
             .await?;
         let row = sql("UPDATE domains SET deleted_at = $3, signing = 'disabled', signing_reason = NULL,
                               version = version + 1
-                       WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING name")
+                       WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
+                       AND (NOT $4 OR ownership = 'pending') RETURNING name")
         .bind(&self.tenant)
         .bind(&self.domain_id)
         .bind(self.at)
+        .bind(self.only_unproven)
         .fetch_optional(&mut *conn)
         .await?;
         let Some(row) = row else { return Ok(false) };

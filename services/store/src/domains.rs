@@ -443,7 +443,7 @@ pub(crate) async fn insert_check(
     Ok(())
 }
 
-fn domain(row: &Row) -> Result<DomainRow, StoreError> {
+pub(crate) fn domain(row: &Row) -> Result<DomainRow, StoreError> {
     Ok(DomainRow {
         id: row.try_get("id")?,
         tenant_id: row.try_get("tenant_id")?,

@@ -16,6 +16,7 @@ mod meta;
 mod postgres;
 mod queue;
 mod release;
+mod remote_keys;
 mod sqlite;
 mod statement;
 mod status;

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 pub struct AppBuilder {
     environment: Vec<(String, String)>,
     own_master_key: bool,
+    secrets: Vec<(String, String)>,
 }
 
 /// `signpost serve` in a folder of its own. At its end (drop) it is killed, and its log, its data folder and everything it
@@ -69,6 +70,12 @@ impl AppBuilder {
         self
     }
 
+    /// This shall be found nowhere.
+    pub fn secret(mut self, name: &str, text: &str) -> Self {
+        self.secrets.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
     /// Everything but the start.
     pub fn prepare(self) -> App {
         let folder = tempfile::Builder::new().prefix("signpost-app-").tempdir().unwrap();
@@ -103,6 +110,9 @@ impl AppBuilder {
         };
         if !self.own_master_key {
             app.learn_master_key();
+        }
+        for (name, text) in &self.secrets {
+            app.learn_secret(name, text.as_bytes());
         }
         app
     }

@@ -6,6 +6,7 @@
 //! - [`Named`]: authoritative DNS, changed at run time.
 //! - [`Receiver`]: an SMTP server that records, and behaves as the recipient's local part says.
 //! - [`PostgresServer`]: a database server, stopped and started at run time.
+//! - [`Kms`]: a KMS, and how to make it fail.
 //! - [`App`]: the binary as `signpost serve`; at its end, logs, database and answers are searched for secrets.
 //! - [`Api`], [`Answer`]: the HTTP API as a caller sees it.
 //! - [`DkimPy`], [`MailAuthJudge`], [`our_verdict`]: who says what about a signature.
@@ -22,6 +23,7 @@ mod api;
 mod app;
 mod dns;
 mod judges;
+mod kms;
 mod metadata;
 mod ports;
 mod postgres;
@@ -34,6 +36,7 @@ pub use api::{Answer, Api, Exchange};
 pub use app::{App, AppBuilder, Tenant, binary};
 pub use dns::{Named, NamedBuilder};
 pub use judges::{Attachment, Decoded, DkimPy, MailAuthJudge, TxtRecords, our_verdict};
+pub use kms::Kms;
 pub use metadata::{cargo_metadata, cargo_tree, repository};
 pub use ports::Port;
 pub use postgres::PostgresServer;

@@ -3,6 +3,7 @@ mod check;
 pub(crate) mod records;
 pub(crate) mod states;
 
+use crate::custody::is_remote;
 use crate::rows::{CheckRow, DomainRow, KeyRow, Page};
 use crate::{Caller, Engine, Error, FieldError, Scope, ids};
 use serde::{Deserialize, Serialize};
@@ -106,7 +107,7 @@ pub struct NewDomain {
 pub struct NewKey {
     /// `rsa-2048`, `rsa-3072`, `rsa-4096`, `ed25519`.
     pub algorithm: Option<String>,
-    /// `sealed`, the only one so far.
+    /// `sealed`, or `aws-kms` where the server has a KMS; the server's default unless said.
     pub custody: Option<String>,
 }
 
@@ -115,8 +116,13 @@ impl Engine {
     pub async fn register_domain(&self, caller: &Caller, new: &NewDomain) -> Result<DomainView, Error> {
         caller.require(Scope::DomainsWrite)?;
         let (name, algorithm) = validate_new_domain(new)?;
+        let custody = self.custody_for_new_key(None).map_err(|error| Error::Invalid(vec![error]))?;
+        let _turn = if custody.is_remote() { Some(self.turn_to_make(&caller.tenant_id).await) } else { None };
         if self.inner.store.domain_by_name(&caller.tenant_id, name.as_str()).await?.is_some() {
             return Err(Error::DomainExists);
+        }
+        if custody.is_remote() {
+            self.admit_unproven(&caller.tenant_id).await?;
         }
         let now = self.now_ms();
         let row = DomainRow {
@@ -133,15 +139,16 @@ impl Engine {
             version: 0,
             created_at: now,
         };
-        let key = self.make_key(&row, &name, algorithm).await?;
+        let key = self.make_key(&row, &name, algorithm, custody).await?;
         let details = json!({"name": row.name, "key": key.id, "selector": key.selector, "algorithm": key.algorithm});
         let audit = self.audit(caller, "domain.created", &row.id, details);
         match self.inner.store.insert_domain(&row, &key, &audit).await {
-            Ok(()) => {}
-            Err(StoreError::Conflict) => return Err(Error::DomainExists),
-            Err(error) => return Err(error.into()),
+            Ok(()) => self.view(row).await,
+            Err(error) => {
+                self.abandon(&key, &error).await;
+                Err(if matches!(error, StoreError::Conflict) { Error::DomainExists } else { error.into() })
+            }
         }
-        self.view(row).await
     }
 
     /// Scope domains:read.
@@ -173,10 +180,19 @@ impl Engine {
         if !self.inner.store.delete_domain(&caller.tenant_id, id, self.now_ms(), &event_id, &audit).await? {
             return Err(Error::NotFound("domain"));
         }
-        for key in keys {
-            if let Some(kind) = CustodyKind::parse(&key.custody) {
-                self.custody(kind).forget(&key.id);
+        for key in &keys {
+            if let Some(Ok(custody)) = CustodyKind::parse(&key.custody).map(|kind| self.custody(kind)) {
+                custody.forget(&key.id);
             }
+        }
+        if keys.iter().any(is_remote) {
+            // At once; what fails, or ends with this process, is done by the passes.
+            let engine = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = engine.withdraw_keys().await {
+                    tracing::warn!(?error, "keys of a deleted domain are given up later");
+                }
+            });
         }
         Ok(())
     }
@@ -218,12 +234,9 @@ impl Engine {
     pub async fn create_domain_key(&self, caller: &Caller, id: &str, new: &NewKey) -> Result<KeyRow, Error> {
         caller.require(Scope::DomainsWrite)?;
         let algorithm = parse_algorithm(new.algorithm.as_deref());
-        let custody = match new.custody.as_deref() {
-            None | Some("sealed") => Ok(()),
-            Some(_) => Err(FieldError::at("/custody", "the custody that this server offers is `sealed`")),
-        };
-        let algorithm = match (algorithm, custody) {
-            (Ok(algorithm), Ok(())) => algorithm,
+        let custody = self.custody_for_new_key(new.custody.as_deref());
+        let (algorithm, custody) = match (algorithm, custody) {
+            (Ok(algorithm), Ok(custody)) => (algorithm, custody),
             (algorithm, custody) => {
                 return Err(Error::Invalid(algorithm.err().into_iter().chain(custody.err()).collect()));
             }
@@ -235,10 +248,17 @@ impl Engine {
             return Err(Error::Invalid(vec![FieldError::at("", detail)]));
         }
         let name = records::stored_domain(&domain.name)?;
-        let key = self.make_key(&domain, &name, algorithm).await?;
+        let _turn = if custody.is_remote() { Some(self.turn_to_make(&caller.tenant_id).await) } else { None };
+        if custody.is_remote() {
+            self.admit_further(&domain).await?;
+        }
+        let key = self.make_key(&domain, &name, algorithm, custody).await?;
         let details = json!({"domain": domain.name, "selector": key.selector, "algorithm": key.algorithm});
         let audit = self.audit(caller, "key.created", &key.id, details);
-        self.inner.store.insert_key(&caller.tenant_id, &key, &audit).await?;
+        if let Err(error) = self.inner.store.insert_key(&caller.tenant_id, &key, &audit).await {
+            self.abandon(&key, &error).await;
+            return Err(error.into());
+        }
         Ok(key)
     }
 
@@ -265,6 +285,7 @@ impl Engine {
         domain: &DomainRow,
         name: &SigningDomain,
         algorithm: KeyAlgorithm,
+        custody: CustodyKind,
     ) -> Result<KeyRow, Error> {
         let text = format!("sp{}", ids::random_text(self.inner.random.as_ref(), SELECTOR_LENGTH));
         let selector = Selector::parse(&text).map_err(|error| Error::Internal(format!("selector: {error}")))?;
@@ -278,7 +299,7 @@ impl Engine {
         if self.is_sealed() {
             return Err(Error::Sealed);
         }
-        let custody = self.custody(CustodyKind::Sealed);
+        let custody = self.custody(custody)?;
         let made = custody.create(&binding, algorithm).await?;
         Ok(KeyRow {
             id,

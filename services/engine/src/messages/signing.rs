@@ -1,18 +1,21 @@
 //! Signing: draft, custody, self-check against the published key; again before delivery; release of what waits.
 use super::raw;
+use crate::custody::waiting_reason;
 use crate::domains::records::stored_public_key;
 use crate::domains::states;
 use crate::{Engine, Error, ids};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use serde_json::json;
 use signpost_dkim::message::Message;
 use signpost_dkim::record::PublicKey;
 use signpost_dkim::sign::{self, Policy, Signer};
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
-use signpost_keys::{CustodyError, CustodyKind, KeyBinding, StoredKey};
+use signpost_keys::{CustodyKind, KeyBinding, StoredKey};
 use signpost_store::{
     Delivery, EventRow, Fence, KeyRow, MessageBody, MessageRow, ReleaseChange, SignatureRow, StoreError, Waiting,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// DESIGN "Published keys": while DNS gives no answer the last p= stays good for so long.
 const PUBLISHED_GOOD_MS: i64 = 72 * 3600 * 1000;
@@ -84,24 +87,14 @@ impl Engine {
             return Err(NotSigned::Held("no key of this domain is active".into()));
         };
         let published = self.published_key(key).map_err(NotSigned::Held)?;
+        if let Some(reason) = self.inner.outages.reason(&key.id) {
+            return Err(NotSigned::Awaiting(reason));
+        }
         let (binding, stored, signer) = key_parts(key).map_err(NotSigned::Failed)?;
         let message = Message::parse(raw).map_err(|error| NotSigned::Failed(Error::Internal(error.to_string())))?;
         let draft = sign::prepare(&message, &signer, &Policy::default(), self.inner.clock.now_s())
             .map_err(|error| NotSigned::Failed(Error::Internal(error.to_string())))?;
-        let kind = CustodyKind::parse(&key.custody)
-            .ok_or_else(|| NotSigned::Failed(Error::Internal(format!("stored custody {:?}", key.custody))))?;
-        let signature = match self.custody(kind).sign(&binding, &stored, draft.digest()).await {
-            Ok(signature) => signature,
-            Err(CustodyError::Unavailable(reason)) => {
-                // What exactly is for the operator; the tenant learns that its mail waits.
-                tracing::warn!(key = %key.id, domain = %key.domain_name, reason, "custody cannot sign now");
-                return Err(NotSigned::Awaiting("the signing key cannot be used now; it is tried again".into()));
-            }
-            Err(CustodyError::Refused(reason)) => {
-                tracing::error!(key = %key.id, domain = %key.domain_name, reason, "custody refuses to sign");
-                return Err(NotSigned::Awaiting("the signing key cannot be used; the operator has to look".into()));
-            }
-        };
+        let signature = self.ask_custody(key, &binding, &stored, draft.digest()).await?;
         if !published.verify_digest(draft.digest(), &signature) {
             tracing::warn!(key = %key.id, domain = %key.domain_name, "signature does not verify against the published record");
             return Err(NotSigned::Held(format!(
@@ -116,6 +109,29 @@ impl Engine {
             algorithm: signer.algorithm.signature_algorithm().as_str().into(),
         };
         Ok(Signed { field: draft.finish(&signature), row })
+    }
+
+    /// The signature of a digest. A key in remote custody that does not give one is asked for by probes only from now on.
+    async fn ask_custody(
+        &self,
+        key: &KeyRow,
+        binding: &KeyBinding,
+        stored: &StoredKey,
+        digest: &[u8; 32],
+    ) -> Result<Vec<u8>, NotSigned> {
+        let kind = CustodyKind::parse(&key.custody)
+            .ok_or_else(|| NotSigned::Failed(Error::Internal(format!("stored custody {:?}", key.custody))))?;
+        let signed = match self.custody(kind) {
+            Ok(custody) => custody.sign(binding, stored, digest).await,
+            Err(error) => Err(error),
+        };
+        signed.map_err(|error| {
+            let reason = waiting_reason(key, error);
+            if kind.is_remote() {
+                self.inner.outages.begin(key, &reason, self.now_ms());
+            }
+            NotSigned::Awaiting(reason)
+        })
     }
 
     /// The key as DNS last served it, if that is recent enough to be relied on.
@@ -169,10 +185,26 @@ impl Engine {
 
     /// One pass over messages that wait (scheduled and due, held, awaiting_signature): signs and queues what can go.
     /// Returns how many were looked at. What goes wrong with one message stops no other.
+    ///
+    /// Domains at the same time, so that the slow custody of one does not keep the others; the messages of a domain one after
+    /// the other, so that the first one that finds the key unusable spares the others their call.
     pub async fn release_waiting(&self, fence: &Fence) -> Result<usize, Error> {
         let waiting = self.inner.store.claim_waiting(fence, self.now_ms(), RELEASE_BATCH).await?;
+        let count = waiting.len();
         self.reread_for(&waiting).await?;
-        for one in &waiting {
+        let mut domains: BTreeMap<String, Vec<Waiting>> = BTreeMap::new();
+        for one in waiting {
+            domains.entry(one.message.domain_id.clone()).or_default().push(one);
+        }
+        let mut released: FuturesUnordered<_> =
+            domains.into_values().map(|messages| self.release_of_domain(fence, messages)).collect();
+        while let Some(()) = released.next().await {}
+        Ok(count)
+    }
+
+    async fn release_of_domain(&self, fence: &Fence, messages: Vec<Waiting>) {
+        let outages_ended = self.inner.outages.ended();
+        for one in &messages {
             let id = &one.message.id;
             let change = match self.release_one(one).await {
                 Ok(change) => change,
@@ -192,7 +224,15 @@ impl Engine {
                 Err(error) => tracing::warn!(message = %id, ?error, "a waiting message could not be released"),
             }
         }
-        Ok(waiting.len())
+        // A probe may have succeeded between the look at the key and the write that lets the message wait on.
+        if let Some(first) = messages.first()
+            && self.inner.outages.ended() != outages_ended
+        {
+            let (tenant, domain) = (&first.message.tenant_id, &first.message.domain_id);
+            if let Err(error) = self.inner.store.hurry_waiting(tenant, domain, self.now_ms()).await {
+                tracing::warn!(domain, ?error, "mail that waits for a key goes out at its next turn only");
+            }
+        }
     }
 
     /// The records that held messages wait for are read again, each key's once and all at the same time.
@@ -329,7 +369,7 @@ fn unsigned(status: &str, reason: Option<String>, release_at: Option<i64>) -> Re
 }
 
 /// A key row as custody and the signer want it.
-fn key_parts(key: &KeyRow) -> Result<(KeyBinding, StoredKey, Signer), Error> {
+pub(crate) fn key_parts(key: &KeyRow) -> Result<(KeyBinding, StoredKey, Signer), Error> {
     let damaged = |what: &str| Error::Internal(format!("stored key {}: {what}", key.id));
     let domain = SigningDomain::parse(&key.domain_name).map_err(|_| damaged("domain name"))?;
     let selector = Selector::parse(&key.selector).map_err(|_| damaged("selector"))?;

@@ -43,7 +43,7 @@ async fn a_new_key_signs_what_its_public_half_verifies(
     let stored = custody.create(place, algorithm).await.unwrap();
     assert_eq!(stored.algorithm, algorithm);
     assert_eq!(stored.public_key.algorithm(), Some(algorithm));
-    assert!(stored.reference.starts_with(&format!("{}:", custody.kind().as_str())), "{}", stored.reference);
+    assert!(stored.reference.starts_with(&format!("{}:", custody.kind().scheme())), "{}", stored.reference);
 
     let message = format!("signing input for {}", algorithm.as_str());
     let digest = sha256(message.as_bytes());

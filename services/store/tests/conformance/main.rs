@@ -12,5 +12,6 @@ mod installation;
 mod messages;
 mod queue;
 mod release;
+mod remote_keys;
 mod spawned;
 mod tenants;

@@ -1,0 +1,160 @@
+//! Custody `aws-kms` against a KMS server: the contract, the key as the KMS sees it, and a KMS that fails.
+#![expect(clippy::unwrap_used, reason = "outside of #[test] functions too, a failed step of a test must fail it")]
+mod contract;
+mod kms_server;
+use aws_sdk_kms::Client;
+use aws_sdk_kms::types::{KeySpec, KeyState, KeyUsageType};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use contract::{binding, sha256};
+use kms_server::KmsServer;
+use signpost_dkim::KeyAlgorithm::{Ed25519, Rsa2048, Rsa3072, Rsa4096};
+use signpost_keys::{AwsKmsCustody, Custody, CustodyError, KeyBinding, StoredKey};
+use std::net::TcpListener;
+
+fn place() -> KeyBinding {
+    binding("tenant-1", "example.com", "s1", "key-1")
+}
+
+fn arn(key: &StoredKey) -> &str {
+    key.reference.strip_prefix("awskms:").unwrap()
+}
+
+async fn sign(custody: &AwsKmsCustody, key: &StoredKey) -> Result<Vec<u8>, CustodyError> {
+    custody.sign(&place(), key, &sha256(b"x")).await
+}
+
+/// moto knows keys by their bare id only where it enables and disables them.
+fn id(key: &StoredKey) -> &str {
+    key.reference.rsplit_once('/').unwrap().1
+}
+
+async fn state(kms: &Client, key: &StoredKey) -> KeyState {
+    let described = kms.describe_key().key_id(arn(key)).send().await.unwrap();
+    described.key_metadata.unwrap().key_state.unwrap()
+}
+
+#[tokio::test]
+async fn keeps_the_contract_of_custody() {
+    let server = KmsServer::start();
+    contract::holds(&server.custody().await, &[Ed25519, Rsa2048, Rsa3072, Rsa4096]).await;
+}
+
+#[tokio::test]
+async fn a_key_is_made_in_the_kms_with_its_owner_in_the_tags() {
+    let server = KmsServer::start();
+    let (custody, kms) = (server.custody().await, Client::new(&server.config().await));
+    for (algorithm, spec) in [(Rsa2048, KeySpec::Rsa2048), (Ed25519, KeySpec::EccNistEdwards25519)] {
+        let key = custody.create(&place(), algorithm).await.unwrap();
+        assert!(key.sealed.is_empty());
+        let described = kms.describe_key().key_id(arn(&key)).send().await.unwrap().key_metadata.unwrap();
+        assert_eq!(described.key_usage, Some(KeyUsageType::SignVerify));
+        assert_eq!(described.key_spec, Some(spec));
+        let spki = kms.get_public_key().key_id(arn(&key)).send().await.unwrap().public_key.unwrap().into_inner();
+        // RFC 8463 4.2: p= of an Ed25519 key is its bare 32 octets.
+        let published = if algorithm == Ed25519 { &spki[spki.len() - 32..] } else { &spki[..] };
+        assert_eq!(key.public_key.to_p(), STANDARD.encode(published));
+
+        let listed = kms.list_resource_tags().key_id(arn(&key)).send().await.unwrap();
+        let mut tags: Vec<_> =
+            listed.tags().iter().map(|tag| (tag.tag_key().to_owned(), tag.tag_value().to_owned())).collect();
+        tags.sort();
+        let expected = [("signpost:domain", "example.com"), ("signpost:key", "key-1"), ("signpost:tenant", "tenant-1")];
+        assert_eq!(tags, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+    // GetPublicKey once a key: what is published later comes from the row.
+    assert_eq!(server.calls("GetPublicKey"), 2 + 2, "two of them are this test's");
+}
+
+#[tokio::test]
+async fn a_disabled_key_makes_mail_wait_and_an_enabled_one_signs_again() {
+    let server = KmsServer::start();
+    let (custody, kms) = (server.custody().await, Client::new(&server.config().await));
+    let key = custody.create(&place(), Ed25519).await.unwrap();
+    kms.disable_key().key_id(id(&key)).send().await.unwrap();
+    let error = sign(&custody, &key).await.unwrap_err();
+    assert!(matches!(&error, CustodyError::Unavailable(text) if text.contains("DisabledException")), "{error:?}");
+    assert!(!error.to_string().contains("arn:"), "ARNs are not for tenants: {error}");
+    kms.enable_key().key_id(id(&key)).send().await.unwrap();
+    sign(&custody, &key).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_withdrawn_key_signs_no_more_and_is_destroyed_after_the_window() {
+    let server = KmsServer::start();
+    let (custody, kms) = (server.custody().await, Client::new(&server.config().await));
+    let key = custody.create(&place(), Ed25519).await.unwrap();
+    for _ in ["once", "repeated"] {
+        custody.withdraw(&place(), &key).await.unwrap();
+        assert_eq!(state(&kms, &key).await, KeyState::PendingDeletion);
+        assert!(matches!(sign(&custody, &key).await, Err(CustodyError::Unavailable(_))));
+    }
+    let unknown = StoredKey { reference: format!("{}0", key.reference), ..key.clone() };
+    custody.withdraw(&place(), &unknown).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_kms_that_fails_is_asked_once_and_mail_waits() {
+    let server = KmsServer::start();
+    let custody = server.custody().await;
+    for algorithm in [Ed25519, Rsa2048] {
+        let key = custody.create(&place(), algorithm).await.unwrap();
+        for fault in ["throttled", "denied", "internal", "garbage", "silent"] {
+            server.fault(fault);
+            let before = server.calls("Sign");
+            let result = sign(&custody, &key).await;
+            assert!(matches!(result, Err(CustodyError::Unavailable(_))), "{fault}: {result:?}");
+            assert_eq!(server.calls("Sign"), before + 1, "{fault}: the SDK's retries are off");
+        }
+        server.fault("none");
+        sign(&custody, &key).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_signature_by_another_key_is_refused() {
+    let server = KmsServer::start();
+    let custody = server.custody().await;
+    for algorithm in [Ed25519, Rsa2048] {
+        let key = custody.create(&place(), algorithm).await.unwrap();
+        server.fault("other_key");
+        let result = sign(&custody, &key).await;
+        assert!(matches!(result, Err(CustodyError::Refused(_))), "{algorithm:?}: {result:?}");
+        let made = custody.create(&place(), algorithm).await;
+        assert!(matches!(made, Err(CustodyError::Refused(_))), "{algorithm:?}: {made:?}");
+        server.fault("none");
+    }
+    // What was made and did not prove itself is given up.
+    assert_eq!(server.calls("ScheduleKeyDeletion"), 2);
+}
+
+#[tokio::test]
+async fn a_kms_that_is_away_makes_mail_wait() {
+    let server = KmsServer::start();
+    let key = server.custody().await.create(&place(), Ed25519).await.unwrap();
+    // Bound, and let go again: nobody listens.
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let away = AwsKmsCustody::with(&kms_server::config(&format!("http://{nobody}")).await);
+    for result in [sign(&away, &key).await.map(|_| ()), away.create(&place(), Ed25519).await.map(|_| ())] {
+        assert!(matches!(result, Err(CustodyError::Unavailable(_))), "{result:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_is_not_its_own_is_refused() {
+    let server = KmsServer::start();
+    let custody = server.custody().await;
+    let key = custody.create(&place(), Ed25519).await.unwrap();
+    let other = custody.create(&place(), Ed25519).await.unwrap();
+    let before = server.calls("Sign");
+    for reference in ["sealed:key-1", "awskms:", "awskms:key-1", "arn:aws:kms:us-east-1:1:key/1", ""] {
+        let row = StoredKey { reference: reference.into(), ..key.clone() };
+        assert!(matches!(sign(&custody, &row).await, Err(CustodyError::Refused(_))), "{reference}");
+        assert!(matches!(custody.withdraw(&place(), &row).await, Err(CustodyError::Refused(_))), "{reference}");
+    }
+    let mislabelled = StoredKey { algorithm: Rsa2048, ..key.clone() };
+    assert!(matches!(sign(&custody, &mislabelled).await, Err(CustodyError::Refused(_))));
+    assert_eq!(server.calls("Sign"), before, "refused before the KMS is asked");
+    let swapped = StoredKey { reference: other.reference.clone(), ..key.clone() };
+    assert!(matches!(sign(&custody, &swapped).await, Err(CustodyError::Refused(_))));
+}
