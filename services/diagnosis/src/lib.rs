@@ -1,8 +1,10 @@
 //! DNS: the check of what a tenant published, with explanations; SPF and DMARC evaluation and alignment.
+mod alignment;
 mod authority;
 mod bounds;
 pub mod check;
 mod direct;
+mod discovery;
 mod dmarc;
 pub mod dns;
 pub mod evaluate;

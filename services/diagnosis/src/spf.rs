@@ -299,6 +299,7 @@ pub(crate) async fn evaluate_record(
     dns: &Dns,
     domain: &str,
     record: &str,
+    ip: IpAddr,
     transaction: &Transaction<'_>,
 ) -> (SpfResult, Option<String>) {
     if let Some(fault) = syntax_fault(record) {
@@ -315,15 +316,16 @@ pub(crate) async fn evaluate_record(
         let local = transaction.mail_from.rsplit_once('@').map_or("postmaster", |(local, _)| local);
         format!("{local}@{domain}")
     };
-    let parameters =
-        SpfParameters::verify_mail_from(transaction.ip.to_canonical(), transaction.helo, "unknown", &sender);
+    // RFC 7208 7.3 has "unknown" where a name for a macro is missing.
+    let helo = if transaction.helo.is_empty() { "unknown" } else { transaction.helo };
+    let parameters = SpfParameters::verify_mail_from(ip.to_canonical(), helo, "unknown", &sender);
     let parameters: Parameters<'_, _, NoTxt, NoMx, NoV4, NoV6, NoPtr> = Parameters::new(parameters);
     let authenticator = MessageAuthenticator(dns.resolver().clone());
     let evaluation = authenticator.check_host(parameters.with_txt_cache(&known));
     let Ok(output) = tokio::time::timeout(EVALUATION_TIME, evaluation).await else {
         return (SpfResult::Temperror, Some("the SPF evaluation took over 20 seconds".to_owned()));
     };
-    explain(domain, transaction.ip, output.result())
+    explain(domain, ip, output.result())
 }
 
 type NoTxt = NoCache<Box<str>, Txt>;
@@ -349,7 +351,7 @@ fn explain(domain: &str, ip: IpAddr, result: mail_auth::SpfResult) -> (SpfResult
         Theirs::PermError => (
             SpfResult::Permerror,
             Some(format!(
-                "the SPF record of {domain} cannot be evaluated: more than 10 DNS lookups, or an include or redirect without a valid SPF record"
+                "the SPF record of {domain} cannot be evaluated: more than 10 terms that need DNS lookups (RFC 7208 4.6.4), or an include or redirect to a domain without a valid SPF record"
             )),
         ),
         Theirs::None => (SpfResult::None, Some(format!("{domain} has no SPF record"))),

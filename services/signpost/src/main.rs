@@ -4,6 +4,7 @@ mod master_key;
 mod sandbox;
 mod serve;
 mod telemetry;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use config::{Database, ServeArgs, StoreArgs};
@@ -34,6 +35,8 @@ enum Command {
         #[command(subcommand)]
         command: TenantCommand,
     },
+    /// Say what a receiver would conclude about a message: DKIM, SPF, DMARC
+    Verify(Box<verify::VerifyArgs>),
     /// Print the OpenAPI document
     Openapi,
     /// Bring the database up to date and exit
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
             Command::Tenant { command: TenantCommand::Create { name, json, store } } => {
                 create_tenant(&name, json, &store).await.map(|()| ExitCode::SUCCESS)
             }
+            Command::Verify(args) => Ok(verify::run(*args).await),
             Command::Openapi => print(&signpost_http::openapi_json()).map(|()| ExitCode::SUCCESS),
             Command::Migrate(store) => migrate(&store).await.map(|()| ExitCode::SUCCESS),
         }
@@ -87,11 +91,9 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     if let Some(signpost_engine::Error::Invalid(faults)) = error.downcast_ref() {
         for fault in faults {
-            text.push_str(&format!(
-                "; {}: {}",
-                fault.pointer.as_deref().unwrap_or("").trim_start_matches('/'),
-                fault.detail
-            ));
+            let place = fault.pointer.as_deref().unwrap_or("").trim_start_matches('/');
+            let colon = if place.is_empty() { "" } else { ": " };
+            text.push_str(&format!("; {place}{colon}{}", fault.detail));
         }
     }
     let mut cause = error.source();
