@@ -4,6 +4,8 @@ A long-running child: one JSON request a line on stdin, one JSON answer a line o
 
     {"op": "verify", "message": base64, "txt": {name: text} or "dns": "address:port"}
       -> {"results": [bool, ...], "reasons": [null or text, ...]}      one a DKIM-Signature, top to bottom
+    {"op": "sign", "message": base64, "domain", "selector", "seed": base64 (Ed25519), "length": bool}
+      -> {"message": base64}                                          signed, with l= if length
     {"op": "decode", "message": base64}
       -> {"headers": [[name, value], ...], "text", "html", "attachments": [{"filename", "content_type", "content_id", "sha256"}], "defects": [...]}
 """
@@ -65,6 +67,21 @@ def verify(request):
     return {"results": results, "reasons": reasons}
 
 
+def sign(request):
+    message = base64.b64decode(request["message"])
+    field = dkim.sign(
+        message,
+        request["selector"].encode(),
+        request["domain"].encode(),
+        request["seed"].encode(),
+        canonicalize=(b"relaxed", b"relaxed"),
+        signature_algorithm=b"ed25519-sha256",
+        include_headers=[b"from", b"to", b"subject"],
+        length=request["length"],
+    )
+    return {"message": base64.b64encode(field + message).decode()}
+
+
 def decode(request):
     message = email.message_from_bytes(base64.b64decode(request["message"]), policy=email.policy.default)
     bodies, attachments, defects = {}, [], [str(d) for d in message.defects]
@@ -96,7 +113,7 @@ def decode(request):
     }
 
 
-OPERATIONS = {"verify": verify, "decode": decode}
+OPERATIONS = {"verify": verify, "sign": sign, "decode": decode}
 
 
 def main():

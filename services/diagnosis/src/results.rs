@@ -51,10 +51,10 @@ fn dkim(verification: &Verification) -> String {
     let is_plain_pass = verification.result == DkimResult::Pass && verification.reason.is_none();
     push_reason(&mut text, verification.reason.as_deref().filter(|_| !is_plain_pass));
     push_property(&mut text, "header.d", verification.domain.as_ref());
-    push_property(&mut text, "header.i", verification.agent.as_ref());
     push_property(&mut text, "header.s", verification.selector.as_ref());
     push_property(&mut text, "header.a", verification.algorithm.as_ref());
     push_property(&mut text, "header.b", verification.signature_prefix.as_ref());
+    push_property(&mut text, "header.i", verification.agent.as_ref());
     text
 }
 
@@ -205,13 +205,13 @@ mod tests {
     fn the_agent_is_named_if_the_signature_names_one() {
         let mut named = evaluation();
         for (agent, shown) in [
-            ("@mail.example.test", "header.i=@mail.example.test "),
-            ("ann+x@example.test", "header.i=ann+x@example.test "),
-            ("a;b@example.test", "header.i=\"a;b@example.test\" "),
+            ("@mail.example.test", "header.i=@mail.example.test"),
+            ("ann+x@example.test", "header.i=ann+x@example.test"),
+            ("a;b@example.test", "header.i=\"a;b@example.test\""),
         ] {
             named.dkim[0].agent = Some(agent.to_owned());
             let field = named.authentication_results("mx");
-            assert!(field.contains(&format!("header.d=example.test {shown}")), "{field}");
+            assert!(field.contains(&format!(" header.b=\"abcd/fg+\" {shown}; spf=")), "{field}");
         }
     }
 

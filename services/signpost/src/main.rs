@@ -1,5 +1,6 @@
 //! The `signpost` binary: commands, and nothing that the crates below could do.
 mod config;
+mod health;
 mod master_key;
 mod sandbox;
 mod serve;
@@ -37,6 +38,8 @@ enum Command {
     },
     /// Say what a receiver would conclude about a message: DKIM, SPF, DMARC
     Verify(Box<verify::VerifyArgs>),
+    /// Say by the exit status whether the process beside this one is ready; for container health checks
+    Health(health::HealthArgs),
     /// Print the OpenAPI document
     Openapi,
     /// Bring the database up to date and exit
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
                 create_tenant(&name, json, &store).await.map(|()| ExitCode::SUCCESS)
             }
             Command::Verify(args) => Ok(verify::run(*args).await),
+            Command::Health(args) => health::run(&args).await.map(|()| ExitCode::SUCCESS),
             Command::Openapi => print(&signpost_http::openapi_json()).map(|()| ExitCode::SUCCESS),
             Command::Migrate(store) => migrate(&store).await.map(|()| ExitCode::SUCCESS),
         }

@@ -106,6 +106,15 @@ impl DkimPy {
         (verdicts(&answer), answer["reasons"].clone())
     }
 
+    /// The message with a signature by dkimpy (Ed25519, relaxed/relaxed) before it; with l= if `length`.
+    pub fn sign(&mut self, message: &[u8], domain: &str, selector: &str, seed: &[u8; 32], length: bool) -> Vec<u8> {
+        let answer = self.ask(&json!({
+            "op": "sign", "message": STANDARD.encode(message), "domain": domain, "selector": selector,
+            "seed": STANDARD.encode(seed), "length": length,
+        }));
+        STANDARD.decode(answer["message"].as_str().unwrap()).unwrap()
+    }
+
     /// What a reader sees.
     pub fn decode(&mut self, message: &[u8]) -> Decoded {
         let answer = self.ask(&json!({"op": "decode", "message": STANDARD.encode(message)}));
