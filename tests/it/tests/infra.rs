@@ -145,7 +145,7 @@ fn compose_publishes_on_loopback_only_and_starts_in_order() {
     }
     let ours: Vec<&String> =
         services.iter().filter(|(_, s)| s["image"] == "signpost:local").map(|(name, _)| name).collect();
-    assert_eq!(ours, ["api1", "api2", "migrate", "worker1", "worker2"]);
+    assert_eq!(ours, ["migrate", "api1", "api2", "worker1", "worker2"]);
     for name in ours {
         let service = &services[name];
         assert_eq!((&service["read_only"], &service["cap_drop"]), (&json!(true), &json!(["ALL"])), "{name}");
