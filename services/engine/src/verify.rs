@@ -4,11 +4,12 @@ use crate::{Caller, Engine, Error, FieldError, Scope};
 use signpost_diagnosis::dns::Dns;
 use signpost_diagnosis::evaluate::{Transaction, evaluate, is_spf_name};
 use signpost_dkim::message::Message;
-use signpost_dkim::verify::{DkimResult, MAX_SIGNATURES};
+use signpost_dkim::verify::MAX_SIGNATURES;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 pub use signpost_diagnosis::evaluate::{DmarcResult, Evaluation, LegacyResult, Policy, PolicySource, SpfResult};
+pub use signpost_dkim::verify::{DkimResult, Verification};
 
 /// Verifications under way in one process.
 pub(crate) const AT_ONCE: usize = 32;

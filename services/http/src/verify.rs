@@ -8,8 +8,7 @@ use crate::router::ApiState;
 use axum::Json;
 use axum::extract::{Request, State};
 use serde::Serialize;
-use signpost_dkim::verify::{DkimResult, Verification};
-use signpost_engine::verify::{self as engine, Session, VerifiedMessage};
+use signpost_engine::verify::{self as engine, DkimResult, Session, Verification, VerifiedMessage};
 use utoipa::{IntoParams, ToSchema};
 
 /// The SMTP session that brought the message.

@@ -75,7 +75,7 @@ fn main() -> ExitCode {
             }
             Command::Verify(args) => Ok(verify::run(*args).await),
             Command::Health(args) => health::run(&args).await.map(|()| ExitCode::SUCCESS),
-            Command::Openapi => print(&signpost_http::openapi_json()).map(|()| ExitCode::SUCCESS),
+            Command::Openapi => print(signpost_http::openapi_json().trim_end()).map(|()| ExitCode::SUCCESS),
             Command::Migrate(store) => migrate(&store).await.map(|()| ExitCode::SUCCESS),
         }
     });
