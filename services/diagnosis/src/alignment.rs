@@ -122,7 +122,7 @@ impl Dmarc {
     }
 }
 
-/// RFC 9989 5.3. `time` bounds each question.
+/// RFC 9989 5.3. Everything that is still to be asked is asked at once; `time` bounds it.
 pub(crate) async fn evaluate(
     lookups: &mut Lookups<'_>,
     dns: &Dns,
@@ -134,20 +134,43 @@ pub(crate) async fn evaluate(
         Err(reason) => Dmarc::without_domain(DmarcResult::Permerror, reason, LegacyResult::None),
         Ok(Author::Domains(domains)) => several_domains(lookups, &domains, identifiers).await,
         Ok(Author::Domain(domain)) => {
-            let mut dmarc = one_domain(lookups, dns, &domain, identifiers, time).await;
-            dmarc.legacy = legacy_result(lookups, &domain, identifiers).await;
+            let walk = lookups.walk(&domain).await;
+            let names = further_names(&walk, &domain, identifiers);
+            let ((), exists) = tokio::join!(lookups.fetch(names), author_exists(&walk, dns, &domain, time));
+            let mut dmarc = one_domain(lookups, &walk, &domain, identifiers, exists).await;
+            dmarc.legacy = legacy_result(lookups, &domain, identifiers);
             dmarc.reason = with_legacy_note(dmarc.reason, dmarc.result, dmarc.legacy);
             dmarc
         }
     }
 }
 
+/// What alignment will ask about: the walks of the names that may be aligned, and where older receivers look.
+fn further_names(walk: &Walk, from: &SigningDomain, identifiers: &Identifiers) -> Vec<String> {
+    let named = identifiers.dkim.iter().map(|(_, domain)| domain).chain(&identifiers.spf.1);
+    let mut names: Vec<String> = named
+        .filter(|domain| is_at_or_below(domain.as_str(), walk.organizational_domain()))
+        .flat_map(|domain| discovery::walk_names(domain.as_str()))
+        .collect();
+    names.extend(legacy_places(from).map(|place| place.as_str().to_owned()));
+    names
+}
+
+/// Asked only where np= makes a difference; a domain of which nothing is known counts as one that exists.
+async fn author_exists(walk: &Walk, dns: &Dns, from: &SigningDomain, time: Duration) -> bool {
+    let matters = walk.policy_record().is_some_and(|(at, record)| at != from.as_str() && record.nonexistent.is_some());
+    !matters || discovery::exists(dns, from.as_str(), time).await
+}
+
+fn is_at_or_below(name: &str, ancestor: &str) -> bool {
+    name.strip_suffix(ancestor).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
 /// RFC 9989 5.3.1 exempts mail of authors in several domains; RFC 7489 6.6.1 applies the strictest of their policies.
 async fn several_domains(lookups: &mut Lookups<'_>, domains: &[SigningDomain], identifiers: &Identifiers) -> Dmarc {
-    let mut legacy = Vec::new();
-    for domain in domains.iter().take(AUTHORS_MAX) {
-        legacy.push(legacy_result(lookups, domain, identifiers).await);
-    }
+    let considered = domains.iter().take(AUTHORS_MAX);
+    lookups.fetch(considered.clone().flat_map(legacy_places).map(|place| place.as_str().to_owned())).await;
+    let legacy: Vec<LegacyResult> = considered.map(|domain| legacy_result(lookups, domain, identifiers)).collect();
     let strictest =
         [LegacyResult::Fail, LegacyResult::None, LegacyResult::Pass].into_iter().find(|r| legacy.contains(r));
     let legacy = strictest.unwrap_or(LegacyResult::None);
@@ -163,14 +186,13 @@ async fn several_domains(lookups: &mut Lookups<'_>, domains: &[SigningDomain], i
 
 async fn one_domain(
     lookups: &mut Lookups<'_>,
-    dns: &Dns,
+    walk: &Walk,
     from: &SigningDomain,
     identifiers: &Identifiers,
-    time: Duration,
+    author_exists: bool,
 ) -> Dmarc {
-    let walk = lookups.walk(from).await;
     let modes = walk.policy_record().map_or((Alignment::Relaxed, Alignment::Relaxed), |(_, r)| (r.adkim, r.aspf));
-    let aligned = align(lookups, &walk, from, identifiers, modes).await;
+    let aligned = align(lookups, walk, from, identifiers, modes).await;
     let mut dmarc = Dmarc {
         result: DmarcResult::None,
         from: Some(from.as_str().to_owned()),
@@ -181,16 +203,13 @@ async fn one_domain(
         dkim_aligned: aligned.signer.is_some(),
         legacy: LegacyResult::None,
     };
-    match applicable(&walk) {
+    match applicable(walk) {
         Applicable::Nothing(reason) => dmarc.reason = reason,
         Applicable::Unknown(reason) => (dmarc.result, dmarc.reason) = (DmarcResult::Temperror, reason),
         Applicable::Record(at, record) => {
-            let at_author = at == from.as_str();
-            let asks = !at_author && record.nonexistent.is_some();
-            let author_exists = !asks || discovery::exists(dns, from.as_str(), time).await;
-            let (policy, source) = record.policy_for(at_author, author_exists);
+            let (policy, source) = record.policy_for(at == from.as_str(), author_exists);
             dmarc.policy = Some(FoundPolicy { policy, source, domain: at.to_owned() });
-            (dmarc.result, dmarc.reason) = verdict(&aligned, from, &walk, identifiers, record);
+            (dmarc.result, dmarc.reason) = verdict(&aligned, from, walk, identifiers, record);
         }
     }
     dmarc
@@ -286,8 +305,7 @@ async fn is_aligned(
         Alignment::Strict => return Is::No,
         Alignment::Relaxed => walk.organizational_domain(),
     };
-    let below = identifier.as_str().strip_suffix(organizational);
-    if !below.is_some_and(|rest| rest.is_empty() || rest.ends_with('.')) {
+    if !is_at_or_below(identifier.as_str(), organizational) {
         // The true organizational domain may lie further up.
         let related = suffix_domain(from) == suffix_domain(identifier);
         return if walk.unanswered.is_some() && related { Is::Open } else { Is::No };
@@ -347,12 +365,14 @@ fn suffix_domain(domain: &SigningDomain) -> SigningDomain {
     organizational_domain(domain).unwrap_or_else(|| domain.clone())
 }
 
-/// RFC 7489 6.6.3 and 3.1: the record at the author domain or else at its organizational domain by the Public Suffix List;
-/// alignment by that list too. What gives neither pass nor fail is `none`.
-async fn legacy_result(lookups: &mut Lookups<'_>, from: &SigningDomain, identifiers: &Identifiers) -> LegacyResult {
-    let places = [from.clone(), suffix_domain(from)];
-    lookups.fetch(places.iter().map(|place| place.as_str().to_owned())).await;
-    for place in &places {
+/// RFC 7489 6.6.3: at the author domain, else at its organizational domain by the Public Suffix List.
+fn legacy_places(from: &SigningDomain) -> impl Iterator<Item = SigningDomain> {
+    [from.clone(), suffix_domain(from)].into_iter()
+}
+
+/// RFC 7489 6.6.3 and 3.1, over `legacy_places`, which were fetched. What gives neither pass nor fail is `none`.
+fn legacy_result(lookups: &Lookups<'_>, from: &SigningDomain, identifiers: &Identifiers) -> LegacyResult {
+    for place in legacy_places(from) {
         match lookups.get(place.as_str()) {
             Answer::Absent => {}
             Answer::Several(_) | Answer::Broken(_) | Answer::Unanswered(_) => return LegacyResult::None,

@@ -82,7 +82,7 @@ async fn ask(dns: &Dns, name: &str, time: Duration) -> Answer {
 }
 
 /// RFC 9989 4.10 steps 3, 4, 7: the name, then its ancestors; of a name of more than eight labels first the last seven.
-fn walk_names(start: &str) -> Vec<String> {
+pub(crate) fn walk_names(start: &str) -> Vec<String> {
     let labels: Vec<&str> = start.split('.').collect();
     let first_ancestor = labels.len().saturating_sub(LABELS - 1).max(1);
     let ancestors = (first_ancestor..labels.len()).map(|skipped| labels[skipped..].join("."));

@@ -317,3 +317,23 @@ async fn without_the_clients_address_spf_is_not_evaluated() {
     );
     assert!(result.spf_reason.is_some_and(|reason| reason.contains("address")));
 }
+
+/// RFC 9989 4.10: eight questions at most, however deep the name and however many signers lie beside it.
+#[tokio::test]
+async fn a_deep_name_costs_eight_questions_and_unrelated_signers_none() {
+    let sender = Sender::new();
+    let bind = Bind::start(&zones(&sender));
+    let from = "a.b.c.d.e.f.g.h.org.gov.test";
+    let mut raw = letter(&format!("ann@{from}"));
+    for signer in ["example.test", "spoofer.test", "bare.test"] {
+        raw = sender.sign(signer, &raw);
+    }
+    let result = judge(&bind, &raw, "x@bounce.test").await;
+    assert_eq!((result.dkim.len(), result.dmarc), (3, DmarcResult::Fail), "{result:?}");
+    // The last question of all, so that the log holds those before.
+    let _ = bind.dns().txt("end.example.test").await;
+    let questions = bind.txt_questions_up_to("end.example.test").await;
+    let asked: Vec<&String> = questions.iter().filter(|name| name.starts_with("_dmarc.")).collect();
+    assert_eq!(asked.len(), 8, "{asked:?}");
+    assert!(asked.iter().all(|name| from.ends_with(name.trim_start_matches("_dmarc."))), "{asked:?}");
+}
