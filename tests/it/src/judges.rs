@@ -115,6 +115,13 @@ impl DkimPy {
         STANDARD.decode(answer["message"].as_str().unwrap()).unwrap()
     }
 
+    /// Method and result of each part of an Authentication-Results value, as authres reads it; fails the test if it cannot.
+    pub fn authentication_results(&mut self, value: &str) -> Vec<(String, String)> {
+        let answer = self.ask(&json!({"op": "authentication_results", "value": value}));
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        answer["results"].as_array().unwrap().iter().map(|one| (text(&one[0]), text(&one[1]))).collect()
+    }
+
     /// What a reader sees.
     pub fn decode(&mut self, message: &[u8]) -> Decoded {
         let answer = self.ask(&json!({"op": "decode", "message": STANDARD.encode(message)}));

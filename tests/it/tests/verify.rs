@@ -12,6 +12,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::UdpSocket;
 use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
 
 /// Not a secret: its public half is in the zones of this file.
 const SEED: [u8; 32] = [7; 32];
@@ -122,6 +123,7 @@ struct Stage {
     app: App,
     named: Named,
     tenant: Tenant,
+    judge: Mutex<DkimPy>,
 }
 
 impl Stage {
@@ -129,7 +131,7 @@ impl Stage {
         let named = zones();
         let app = App::with().dns(&named).env("SIGNPOST_MAX_MESSAGE", "100kB").start();
         let tenant = app.tenant("Ann");
-        Self { app, named, tenant }
+        Self { app, named, tenant, judge: Mutex::new(DkimPy::start()) }
     }
 
     fn verify(&self, octets: &[u8], query: &str) -> Value {
@@ -149,6 +151,13 @@ impl Stage {
         self.app.cli(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
+    /// As a parser that is not ours reads the Authentication-Results value.
+    fn assert_field(&self, field: &str, expected: &[(&str, &str)]) {
+        let read = self.judge.lock().unwrap().authentication_results(field);
+        let read: Vec<(&str, &str)> = read.iter().map(|(method, result)| (method.as_str(), result.as_str())).collect();
+        assert_eq!(read, expected, "{field}");
+    }
+
     /// By the API, and by the command line to the same effect.
     fn check(&self, case: &Case<'_>) {
         let found = self.verify(&case.octets, case.query);
@@ -165,11 +174,12 @@ impl Stage {
         let field = text(&found["authentication_results"]);
         assert!(field.bytes().all(|b| (b' '..=b'~').contains(&b)), "{what}");
         assert!(field.starts_with("out.signpost.test; dkim="), "{what}");
-        assert!(field.contains(&format!("; spf={}", case.spf.0)), "{what}");
-        assert!(field.contains(&format!("; dmarc={}", case.dmarc.0)), "{what}");
-        for result in results.iter().take(11) {
-            assert!(field.contains(&format!("dkim={result}")), "{what}");
+        let mut expected: Vec<(&str, &str)> = results.iter().take(11).map(|result| ("dkim", *result)).collect();
+        if expected.is_empty() {
+            expected.push(("dkim", "none"));
         }
+        expected.extend([("spf", case.spf.0), ("dmarc", case.dmarc.0)]);
+        self.assert_field(field, &expected);
         let printed = self.cli(&case.octets, case.query, &["--json"]);
         let by_command: Value = serde_json::from_slice(&printed.stdout)
             .unwrap_or_else(|e| panic!("{}: {e}: {}", case.name, String::from_utf8_lossy(&printed.stderr)));
@@ -622,9 +632,7 @@ fn nothing_in_a_message_makes_a_server_error_or_breaks_out_of_the_field() {
         let octets = [hostile.as_bytes(), &letter("\"x; dmarc=pass\" <ann@keys.test>")].concat();
         let found = stage.verify(&octets, "");
         let field = text(&found["authentication_results"]);
-        let outside: String = field.split('"').step_by(2).collect();
-        assert_eq!(outside.matches("dmarc=").count(), 1, "{field}");
-        assert!(outside.contains("dmarc=fail") && !outside.contains("bank.test"), "{field}");
+        stage.assert_field(field, &[("dkim", "permerror"), ("spf", "none"), ("dmarc", "fail")]);
     }
     let flood = [b"DKIM-Signature: x\r\n".repeat(2_000), letter("ann@keys.test")].concat();
     let found = stage.verify(&flood, "");
