@@ -15,4 +15,5 @@ mod questions;
 mod results;
 mod spf;
 mod spf_check;
+mod spf_permerror;
 pub mod suffix;
