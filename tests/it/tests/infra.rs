@@ -4,11 +4,12 @@
 
 use serde_json::{Value, json};
 use signpost_it::{
-    Api, DEADLINE, DkimPy, Named, Port, PostgresServer, Process, Receiver, Tenant, World, binary, enabled_domain,
+    Api, App, DEADLINE, DkimPy, Named, Port, PostgresServer, Process, Receiver, Tenant, World, binary, enabled_domain,
     repository, wait_for,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -80,6 +81,28 @@ fn systemd_understands_the_unit_and_finds_little_exposed() {
     assert!(security.status.success(), "{}", String::from_utf8_lossy(&security.stdout));
     let stop: u64 = text.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap().parse().unwrap();
     assert!(stop > 45, "it must be able to drain");
+}
+
+/// systemd grants the service its credential by an access list, which shows as group bits (0440); such a master key is taken from its
+/// folder and from nowhere else.
+#[test]
+fn a_master_key_that_is_a_credential_of_systemd_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("master_key");
+    std::fs::copy(secrets().path().join("secrets/master_key"), &key).unwrap();
+    let set_mode = |mode| std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+    let app = |credentials: &str| {
+        let app = App::with().env("SIGNPOST_MASTER_KEY_FILE", key.display().to_string());
+        app.env("CREDENTIALS_DIRECTORY", credentials)
+    };
+    let here = folder.path().display().to_string();
+    set_mode(0o440);
+    let mut first = app(&here).start();
+    first.stop();
+    for (mode, credentials) in [(0o440, ""), (0o440, "/nonexistent"), (0o444, here.as_str())] {
+        set_mode(mode);
+        app(credentials).prepare().start_until(503);
+    }
 }
 
 /// Instructions of the Dockerfile with continued lines joined.
