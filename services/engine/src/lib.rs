@@ -11,6 +11,7 @@ pub mod messages;
 mod outages;
 mod published;
 mod state;
+pub mod verify;
 
 pub use caller::{Caller, Scope};
 pub use clock::{Clock, SystemClock};

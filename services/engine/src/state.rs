@@ -54,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) last_uses: Mutex<HashMap<String, i64>>,
     /// Tenant id -> start times of its checks in the last minute.
     pub(crate) recent_checks: Mutex<HashMap<String, Vec<i64>>>,
+    /// Room for POST /verify: each hashes a body up to ten times and asks dozens of DNS questions.
+    pub(crate) verifications: tokio::sync::Semaphore,
 }
 
 /// What became of offering a master key.
@@ -87,6 +89,7 @@ impl Engine {
                 pepper: RwLock::new(None),
                 last_uses: Mutex::new(HashMap::new()),
                 recent_checks: Mutex::new(HashMap::new()),
+                verifications: tokio::sync::Semaphore::new(crate::verify::AT_ONCE),
             }),
         }
     }

@@ -24,8 +24,10 @@ mod raw;
 mod router;
 mod serve;
 mod sign;
+mod verify;
 
 pub use inbox::{InboxItem, InboxSource, inbox_router};
 pub use openapi::openapi_json;
 pub use router::router;
 pub use serve::serve;
+pub use verify::verification_json;

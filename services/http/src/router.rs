@@ -1,7 +1,7 @@
 //! The whole API and the layers around it.
 use crate::answer::{self, NewRequestId};
 use crate::body::Limits;
-use crate::{api_keys, docs, domains, health, keys, messages, openapi, raw, sign};
+use crate::{api_keys, docs, domains, health, keys, messages, openapi, raw, sign, verify};
 use axum::Router;
 use axum::extract::FromRef;
 use axum::middleware::from_fn_with_state;
@@ -44,6 +44,7 @@ pub(crate) fn api() -> OpenApiRouter<ApiState> {
         .routes(routes!(messages::get_message_raw))
         .routes(routes!(messages::list_message_events))
         .routes(routes!(sign::sign_message))
+        .routes(routes!(verify::verify_message))
         .routes(routes!(api_keys::create_api_key, api_keys::list_api_keys))
         .routes(routes!(api_keys::revoke_api_key))
         .routes(routes!(health::livez))

@@ -82,6 +82,21 @@ pub(crate) enum Database {
     Postgres(PostgresSettings),
 }
 
+/// Which resolvers are asked.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DnsArgs {
+    /// `ip:port,...` asked instead of the system's resolvers
+    #[arg(long, env = "SIGNPOST_DNS_RESOLVERS", value_delimiter = ',')]
+    pub(crate) dns_resolvers: Vec<SocketAddr>,
+}
+
+impl DnsArgs {
+    /// For commands that only ask resolvers.
+    pub(crate) fn settings(&self) -> DnsSettings {
+        DnsSettings { resolvers: self.dns_resolvers.clone(), authority_port: 53, guard: Guard::default() }
+    }
+}
+
 /// `signpost serve`. Without Debug: the relay's address may hold a password.
 #[derive(Clone, Args)]
 pub(crate) struct ServeArgs {
@@ -96,9 +111,8 @@ pub(crate) struct ServeArgs {
     /// Custody of new keys
     #[arg(long, env = "SIGNPOST_KEY_CUSTODY", default_value = "sealed")]
     pub(crate) key_custody: KeyCustody,
-    /// `ip:port,...` asked instead of the system's resolvers
-    #[arg(long, env = "SIGNPOST_DNS_RESOLVERS", value_delimiter = ',')]
-    pub(crate) dns_resolvers: Vec<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) dns: DnsArgs,
     /// Port for direct questions to authoritative servers
     #[arg(long, env = "SIGNPOST_DNS_AUTHORITY_PORT", default_value_t = 53, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) dns_authority_port: u16,
@@ -183,7 +197,7 @@ impl ServeArgs {
             ),
         };
         Ok(Settings {
-            hostname: self.hostname()?,
+            hostname: host_name(self.hostname.as_deref())?,
             service_domain,
             egress_ips: self.egress_ips.clone(),
             max_message: self.max_message,
@@ -200,7 +214,7 @@ impl ServeArgs {
     /// Settings of DNS questions.
     pub(crate) fn dns_settings(&self) -> DnsSettings {
         DnsSettings {
-            resolvers: self.dns_resolvers.clone(),
+            resolvers: self.dns.dns_resolvers.clone(),
             authority_port: self.dns_authority_port,
             guard: self.guard(),
         }
@@ -208,22 +222,6 @@ impl ServeArgs {
 
     fn guard(&self) -> Guard {
         Guard { allow: self.dangerous_allow_targets.clone() }
-    }
-
-    fn hostname(&self) -> Result<String, ConfigError> {
-        let name = match self.hostname.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
-            Some(name) => name.to_owned(),
-            None => std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).map_err(
-                |error| ConfigError(format!("SIGNPOST_HOSTNAME is not set and the system's is unknown: {error}")),
-            )?,
-        };
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
-        if name.is_empty() || name.len() > 253 || !name.bytes().all(plain) {
-            return Err(ConfigError(format!(
-                "SIGNPOST_HOSTNAME: {name:?} is not a host name (letters, digits, `.`, `-`)"
-            )));
-        }
-        Ok(name)
     }
 
     fn relay(&self) -> Result<Option<Relay>, ConfigError> {
@@ -234,6 +232,21 @@ impl ServeArgs {
         };
         if text.is_empty() { Ok(None) } else { parse_relay(&text).map(Some) }
     }
+}
+
+/// SIGNPOST_HOSTNAME, else the system's name.
+pub(crate) fn host_name(given: Option<&str>) -> Result<String, ConfigError> {
+    let name = match given.map(str::trim).filter(|text| !text.is_empty()) {
+        Some(name) => name.to_owned(),
+        None => std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).map_err(
+            |error| ConfigError(format!("SIGNPOST_HOSTNAME is not set and the system's is unknown: {error}")),
+        )?,
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
+    if name.is_empty() || name.len() > 253 || !name.bytes().all(plain) {
+        return Err(ConfigError(format!("SIGNPOST_HOSTNAME: {name:?} is not a host name (letters, digits, `.`, `-`)")));
+    }
+    Ok(name)
 }
 
 fn read_secret(file: &Path, variable: &str) -> Result<String, ConfigError> {
@@ -324,7 +337,7 @@ fn parse_duration_ms(text: &str) -> Result<i64, String> {
 }
 
 /// `25MB` (decimal), `500kB`, or octets.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let factor = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
