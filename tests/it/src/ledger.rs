@@ -1,5 +1,5 @@
 //! What was posted and what was answered, beside what the receiver got: the judge of the durable queue.
-use crate::{Arrival, Domain, DkimPy, MailAuthJudge, TxtRecords, our_verdict, signature_fields, unfolded_field};
+use crate::{Arrival, DkimPy, Domain, MailAuthJudge, TxtRecords, our_verdict, signature_fields, unfolded_field};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -125,7 +125,10 @@ impl Ledger {
             };
             let first = copies[0];
             faults.extend(judges.fault(address, posted, first));
-            if copies.iter().any(|copy| unfolded_field(&copy.octets, "Message-ID") != unfolded_field(&first.octets, "Message-ID")) {
+            if copies
+                .iter()
+                .any(|copy| unfolded_field(&copy.octets, "Message-ID") != unfolded_field(&first.octets, "Message-ID"))
+            {
                 faults.push(format!("doubled: {address} got messages of different Message-IDs"));
             } else if copies.iter().any(|copy| copy.octets != first.octets) {
                 faults.push(format!("changed: {address} got copies that differ"));

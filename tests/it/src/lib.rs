@@ -8,6 +8,7 @@
 //! - [`Sink`]: another one, inside the test process, for many messages and for dialogues that stay open.
 //! - [`Client`], [`Ledger`]: load, and what came of it.
 //! - [`Site`]: processes that die, and the count of what came of it.
+//! - [`Mutant`]: the product with a promise broken, so that the test of the promise has to fail.
 //! - [`PostgresServer`]: a database server, stopped and started at run time.
 //! - [`Kms`]: a KMS, and how to make it fail.
 //! - [`App`]: the binary as `signpost serve`; at its end, logs, database and answers are searched for secrets.
@@ -30,6 +31,7 @@ mod kms;
 mod ledger;
 mod load;
 mod metadata;
+mod mutant;
 mod ports;
 mod postgres;
 mod process;
@@ -47,6 +49,7 @@ pub use kms::Kms;
 pub use ledger::{Content, Death, Ledger, Posted, repetitions};
 pub use load::{Client, Dice};
 pub use metadata::{cargo_metadata, cargo_tree, repository};
+pub use mutant::Mutant;
 pub use ports::Port;
 pub use postgres::PostgresServer;
 pub use process::{Process, wait_for};

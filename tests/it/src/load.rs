@@ -157,7 +157,8 @@ impl Client<'_> {
     fn text(&mut self, address: &str) -> String {
         let mut text = format!("This is for {address} alone.\n.\n..dots \n\n");
         for _ in 0..self.dice.below(20) {
-            let octets: Vec<u8> = (0..self.dice.below(45)).map(|_| u8::try_from(self.dice.below(256)).unwrap()).collect();
+            let octets: Vec<u8> =
+                (0..self.dice.below(45)).map(|_| u8::try_from(self.dice.below(256)).unwrap()).collect();
             text += &STANDARD.encode(octets);
             text += ["\n", " \n", "  x\n"][self.dice.below(3)];
         }

@@ -79,8 +79,7 @@ impl Site {
                 settings = settings.env("SIGNPOST_DATABASE_URL", url.as_str());
             }
             if let Some(first) = processes.first() {
-                settings = settings
-                    .env("SIGNPOST_MASTER_KEY_FILE", first.app.master_key_file().display().to_string());
+                settings = settings.env("SIGNPOST_MASTER_KEY_FILE", first.app.master_key_file().display().to_string());
             }
             let mut process = Process { app: settings.prepare(), number, boots: 0 };
             process.next_boot();

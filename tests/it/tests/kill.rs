@@ -3,7 +3,7 @@
 #![cfg(test)]
 
 use serde_json::json;
-use signpost_it::{Dice, Ending, Ledger, Sink, Site, long, wait_for};
+use signpost_it::{Dice, Ending, Ledger, Mutant, Sink, Site, long, now, wait_for};
 use std::time::Duration;
 
 /// How many times a process is killed; SIGNPOST_KILLS says otherwise.
@@ -80,4 +80,19 @@ fn a_worker_that_stood_still_for_longer_than_its_lease_writes_nothing() {
     site.apis()[frozen].post("/v1/messages", &message).expect(202);
     assert_eq!(site.sink.wait_for_copies("after@receiver.test", 1)[0].helo, site.helo(frozen));
     site.app(other).thaw();
+}
+
+/// Without `--long` one of them, another one each day.
+#[test]
+fn a_product_with_a_broken_promise_fails() {
+    let mutants = Mutant::all();
+    let today = usize::try_from(now() / 86_400).unwrap() % mutants.len();
+    let chosen = std::env::var("SIGNPOST_MUTANT").ok();
+    for (number, mutant) in mutants.iter().enumerate() {
+        let wanted = chosen.as_ref().map_or(long() || number == today, |name| mutant.name.contains(name));
+        if wanted {
+            eprintln!("{} of {}: {}", number + 1, mutants.len(), mutant.name);
+            mutant.assert_found();
+        }
+    }
 }
