@@ -46,6 +46,7 @@ pub struct Ledger {
 struct Book {
     posted: BTreeMap<String, Posted>,
     acknowledgements: usize,
+    refusals: usize,
     troubles: Vec<String>,
 }
 
@@ -63,6 +64,16 @@ impl Ledger {
         book.posted.get_mut(address).unwrap().acknowledged.insert(id.to_owned());
         drop(book);
         self.changed.notify_all();
+    }
+
+    /// A 503: the database is away.
+    pub fn refuse(&self) {
+        self.book.lock().unwrap().refusals += 1;
+    }
+
+    /// How many 503 there were.
+    pub fn refusals(&self) -> usize {
+        self.book.lock().unwrap().refusals
     }
 
     /// An answer that should not have been.

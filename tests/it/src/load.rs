@@ -55,6 +55,8 @@ pub struct Client<'a> {
     pub apis: Vec<Api>,
     /// Domains to send from.
     pub domains: &'a [Domain],
+    /// The database may be away: 503 with Retry-After is an answer, too.
+    pub may_be_refused: bool,
     /// Where it writes what happened.
     pub ledger: &'a Ledger,
 }
@@ -70,7 +72,7 @@ struct Request {
 /// What an answer, or none, means for the client.
 enum Told {
     Accepted,
-    /// Nothing is known: the process went away, or is not there.
+    /// Nothing is known: the process went away, or is not there, or it has no database.
     Nothing,
     /// The first request under the key is still being worked on, or its process died.
     InFlight,
@@ -125,6 +127,12 @@ impl Client<'_> {
                 Told::Accepted
             }
             409 if is_in_flight(&answer) && request.key.is_some() => Told::InFlight,
+            503 if self.may_be_refused => {
+                answer.problem(503, "store-unavailable");
+                assert!(answer.header("retry-after").parse::<u32>().is_ok(), "{:?}", answer.headers);
+                self.ledger.refuse();
+                Told::Nothing
+            }
             status => {
                 self.ledger.trouble(format!("answer: {} was answered {status}: {}", request.address, answer.text()));
                 Told::Trouble

@@ -1,8 +1,8 @@
 //! Processes that may die, on one database, and who looks after them.
 use crate::judges::python;
 use crate::{
-    Api, App, AppBuilder, Client, DEADLINE, Death, Dice, Domain, Ledger, Named, PostgresServer, Sink, Tenant, World,
-    enabled_domain, repetitions, repository,
+    Api, App, AppBuilder, Arrival, Client, DEADLINE, Death, Dice, Domain, Ledger, Named, PostgresServer, Sink, Tenant,
+    World, enabled_domain, repetitions, repository,
 };
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,8 @@ pub struct Site {
     pub tenant: Tenant,
     /// Its domains.
     pub domains: Vec<Domain>,
+    /// The database goes away meanwhile.
+    pub may_refuse: bool,
     /// Deaths so far.
     pub deaths: Vec<Death>,
     database: Database,
@@ -90,7 +92,7 @@ impl Site {
         let domains = [("example.test", "rsa-2048"), ("other.test", "ed25519")]
             .map(|(name, algorithm)| enabled_domain(&tenant, &named, name, algorithm))
             .into();
-        Self { processes, sink, tenant, domains, deaths: Vec::new(), database, _named: named }
+        Self { processes, sink, tenant, domains, may_refuse: false, deaths: Vec::new(), database, _named: named }
     }
 
     /// How many processes there are.
@@ -106,6 +108,14 @@ impl Site {
     /// The EHLO name of a process since its last start.
     pub fn helo(&self, process: usize) -> String {
         self.processes[process].helo()
+    }
+
+    /// The database server.
+    pub fn server(&mut self) -> &mut PostgresServer {
+        match &mut self.database {
+            Database::Postgres(server, _) => server,
+            Database::Sqlite => panic!("SQLite has no server"),
+        }
     }
 
     /// The tenant at each process. These callers do not keep what was answered.
@@ -174,8 +184,14 @@ impl Site {
         std::thread::scope(|scope| {
             let clients: Vec<_> = (0..CLIENTS)
                 .map(|number| {
-                    let client =
-                        Client { number, dice: dice.fork(), apis: apis.clone(), domains: &domains, ledger: &ledger };
+                    let client = Client {
+                        number,
+                        dice: dice.fork(),
+                        apis: apis.clone(),
+                        domains: &domains,
+                        may_be_refused: self.may_refuse,
+                        ledger: &ledger,
+                    };
                     let stop = &stop;
                     scope.spawn(move || client.run(stop))
                 })
@@ -195,12 +211,13 @@ impl Site {
         self.processes.iter_mut().for_each(|process| process.app.stop());
         let arrivals = self.sink.arrivals();
         faults.extend(ledger.faults(&arrivals, &self.deaths, &self.domains));
-        let in_flight: usize = self.deaths.iter().map(|death| death.sending.len()).sum();
+        let in_flight = in_flight(&arrivals, &self.deaths);
         let repeated = repetitions(&arrivals);
         eprintln!(
-            "{} posted, {} acknowledgements, {} arrivals, of them {repeated} repeated; {} deaths with {in_flight} deliveries in flight",
+            "{} posted, {} acknowledgements, {} refusals, {} arrivals, of them {repeated} repeated; {} deaths with {in_flight} deliveries in flight",
             ledger.posted().len(),
             ledger.acknowledgements(),
+            ledger.refusals(),
             arrivals.len(),
             self.deaths.len(),
         );
@@ -228,6 +245,15 @@ impl Site {
 /// How long the queue may take: a lease (20 s) and some.
 fn patience() -> Duration {
     DEADLINE * 2
+}
+
+/// Deliveries that were in flight at a death: arrived from the process that died, and not noted as sent.
+fn in_flight(arrivals: &[Arrival], deaths: &[Death]) -> usize {
+    let of_death = |death: &Death| {
+        let arrived = arrivals.iter().filter(|arrival| arrival.helo == death.helo);
+        arrived.filter(|arrival| arrival.rcpt.iter().any(|address| death.sending.contains(address))).count()
+    };
+    deaths.iter().map(of_death).sum()
 }
 
 fn settings(named: &Named, sink: &Sink) -> AppBuilder {
