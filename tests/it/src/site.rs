@@ -2,9 +2,9 @@
 use crate::judges::python;
 use crate::{
     Api, App, AppBuilder, Arrival, Client, DEADLINE, Death, Dice, Domain, Ledger, Named, PostgresServer, Sink, Tenant,
-    World, enabled_domain, repetitions, repository,
+    World, enabled_domain, repetitions, repository, wait_for,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -149,6 +149,17 @@ impl Site {
         self.processes[process].app.start();
     }
 
+    /// Stands still until others have taken its lease, and goes on.
+    pub fn freeze_for_longer_than_a_lease(&mut self, process: usize) {
+        self.processes[process].app.freeze();
+        self.note_death(process);
+        let others = (self.size() - 1).to_string();
+        let Database::Postgres(server, url) = &self.database else { panic!("on SQLite there is nobody to take it") };
+        let leases = "SELECT COUNT(*) FROM workers WHERE lease_until IS NOT NULL";
+        wait_for("the lease is taken", DEADLINE * 2, || (server.sql(url, leases) == others).then_some(()));
+        self.processes[process].app.thaw();
+    }
+
     /// What was under way when that process was killed or stood still.
     pub fn note_death(&mut self, process: usize) {
         let death = Death { helo: self.helo(process), sending: self.sending() };
@@ -224,8 +235,7 @@ impl Site {
         if repeated > in_flight.min(self.deaths.len() * IN_FLIGHT) {
             faults.push(format!("repeated: {repeated} copies, and {in_flight} deliveries were in flight"));
         }
-        let shown: Vec<&str> = faults.iter().take(20).map(String::as_str).collect();
-        assert!(faults.is_empty(), "{} faults, among them:\n{}", faults.len(), shown.join("\n"));
+        assert!(faults.is_empty(), "{} faults, among them:\n{}", faults.len(), some_of_each_kind(&faults));
     }
 
     /// What the API says of everything acknowledged.
@@ -254,6 +264,17 @@ fn in_flight(arrivals: &[Arrival], deaths: &[Death]) -> usize {
         arrived.filter(|arrival| arrival.rcpt.iter().any(|address| death.sending.contains(address))).count()
     };
     deaths.iter().map(of_death).sum()
+}
+
+fn some_of_each_kind(faults: &[String]) -> String {
+    let mut kinds: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for fault in faults {
+        let of_kind = kinds.entry(fault.split(':').next().unwrap()).or_default();
+        if of_kind.len() < 5 {
+            of_kind.push(fault);
+        }
+    }
+    kinds.into_values().flatten().collect::<Vec<_>>().join("\n")
 }
 
 fn settings(named: &Named, sink: &Sink) -> AppBuilder {
