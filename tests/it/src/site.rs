@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Deliveries in flight per process: the most that one death may send twice.
 const IN_FLIGHT: usize = 16;
-const CLIENTS: usize = 4;
+const CLIENTS: usize = 8;
 /// The statuses of what is still to be done.
 const UNDER_WAY: [&str; 6] = ["scheduled", "awaiting_signature", "held", "queued", "deferred", "sending"];
 
