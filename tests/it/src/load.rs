@@ -144,7 +144,7 @@ impl Client<'_> {
     fn request(&mut self, n: usize) -> Request {
         let address = format!("c{}n{n}@receiver.test", self.number);
         let domain = &self.domains[n % self.domains.len()];
-        let (raw, keyed) = (n / 2 % 2 == 1, n % 3 == 0);
+        let (raw, keyed) = (n / 2 % 2 == 1, n.is_multiple_of(3));
         let text = self.text(&address);
         let (content_type, path, body, content) = if raw {
             let octets = raw_message(&domain.name, &address, &text);
