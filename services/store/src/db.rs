@@ -4,6 +4,7 @@
 //! what a statement runs on is told apart in `statement`.
 use crate::Page;
 use crate::claims::Unanswered;
+use crate::hints::Hints;
 use crate::postgres::{self, Failure, PostgresSettings};
 use crate::sqlite::Sqlite;
 use crate::statement::{Connection, Readers, Row, sql};
@@ -137,6 +138,8 @@ struct Inner {
     database: Database,
     readers: Readers,
     queue: Arc<Notify>,
+    /// Between processes, on PostgreSQL.
+    hints: Option<Hints>,
     /// Claims whose commit was not answered.
     unanswered: Unanswered,
 }
@@ -154,7 +157,7 @@ impl Store {
     pub async fn open(settings: StoreSettings) -> Result<Self, StoreError> {
         let database = Sqlite::open(settings).await?;
         let readers = Readers::Sqlite(database.readers.clone());
-        Ok(Self::of(Database::Sqlite(Box::new(database)), readers))
+        Ok(Self::of(Database::Sqlite(Box::new(database)), readers, Arc::default(), None))
     }
 
     /// Connects to PostgreSQL and runs migrations. Any number of processes may do so; leases run out by the time of the server.
@@ -164,12 +167,13 @@ impl Store {
     pub async fn connect(settings: PostgresSettings) -> Result<Self, StoreError> {
         let pool = postgres::open(settings).await?;
         let readers = Readers::Postgres(pool.clone());
-        Ok(Self::of(Database::Postgres(pool), readers))
+        let queue = Arc::new(Notify::new());
+        let hints = Hints::new(pool.clone(), Arc::clone(&queue));
+        Ok(Self::of(Database::Postgres(pool), readers, queue, Some(hints)))
     }
 
-    fn of(database: Database, readers: Readers) -> Self {
-        let (queue, unanswered) = (Arc::new(Notify::new()), Unanswered::default());
-        Self { inner: Arc::new(Inner { database, readers, queue, unanswered }) }
+    fn of(database: Database, readers: Readers, queue: Arc<Notify>, hints: Option<Hints>) -> Self {
+        Self { inner: Arc::new(Inner { database, readers, queue, hints, unanswered: Unanswered::default() }) }
     }
 
     /// One trivial read, for /readyz.
@@ -186,7 +190,7 @@ impl Store {
         }
     }
 
-    /// Woken (coalesced) whenever something may have become due in this process.
+    /// Woken (coalesced) whenever something may have become due in this process or, once it has a worker, in one without.
     pub fn queue_notify(&self) -> Arc<Notify> {
         Arc::clone(&self.inner.queue)
     }
@@ -238,6 +242,16 @@ impl Store {
     /// Something may have become due.
     pub(crate) fn wake_queue(&self) {
         self.inner.queue.notify_one();
+        if let Some(hints) = &self.inner.hints {
+            hints.tell();
+        }
+    }
+
+    /// This process has a worker.
+    pub(crate) fn hear_of_others(&self) {
+        if let Some(hints) = &self.inner.hints {
+            hints.hear();
+        }
     }
 }
 

@@ -9,14 +9,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Runs the server until its standard input ends, which is when the test process does, however it does. `-QUIT` is the
-/// shutdown `-m immediate`: no checkpoint, recovery at the next start.
+/// shutdown `-m immediate`: no checkpoint, recovery at the next start. `-INT` is `-m fast`. To be killed it is stopped first,
+/// so that it makes no further child meanwhile.
 const KEEPER: &str = r#"
 bin=$1 data=$2; shift 2
 start() { "$bin/postgres" -D "$data" -k "$data" -c listen_addresses= "$@" >>"$data/log" 2>&1 & server=$!; }
 end() { kill -QUIT $server; wait $server; }
+fast() { kill -INT $server; wait $server; }
+murder() {
+  kill -STOP $server
+  for stat in /proc/[0-9]*/stat; do
+    { read -r line <"$stat"; } 2>/dev/null || continue
+    set -- ${line##*) }
+    if [ "$2" = "$server" ]; then pid=${stat#/proc/}; kill -KILL "${pid%/stat}"; fi
+  done
+  kill -KILL $server
+  wait $server
+} 2>>"$data/log"
 start "$@"
 while read -r command; do
-  case $command in stop) end ;; start) start "$@" ;; esac
+  case $command in stop) end ;; fast) fast ;; kill) murder ;; start) start "$@" ;; esac
   echo done
 done
 end 2>>"$data/log"
@@ -98,7 +110,17 @@ impl PostgresServer {
         self.tell("stop");
     }
 
-    /// After `stop`; returns when it answers.
+    /// As `pg_ctl stop -m fast`: sessions are broken off, everything is written, then it is gone.
+    pub fn stop_fast(&mut self) {
+        self.tell("fast");
+    }
+
+    /// kill -9 of the server and all its processes.
+    pub fn kill(&mut self) {
+        self.tell("kill");
+    }
+
+    /// After one of these; returns when it answers.
     pub fn start_again(&mut self) {
         self.tell("start");
         self.wait_until_ready();

@@ -151,6 +151,11 @@ impl Engine {
         Ok(self.inner.store.begin_idempotent(scope, hash.as_ref(), self.now_ms()).await?)
     }
 
+    /// While an idempotent request is being worked on, every 5 s: one that is not renewed belongs to a process that died.
+    pub async fn renew_idempotent(&self, scope: &IdempotencyScope) -> Result<(), Error> {
+        Ok(self.inner.store.renew_idempotent(scope, self.now_ms()).await?)
+    }
+
     /// Freezes a 4xx.
     pub async fn finish_idempotent(&self, scope: &IdempotencyScope, answer: &StoredAnswer) -> Result<(), Error> {
         Ok(self.inner.store.finish_idempotent(scope, answer, self.now_ms()).await?)
