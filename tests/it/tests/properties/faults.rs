@@ -39,7 +39,7 @@ pub(crate) enum Fault {
     /// mail-auth 0.13.3 does not see the last field of a message that ends in the header without CRLF.
     /// No RFC obliges it to; ours reads it as a field whose CRLF is still to come.
     MailAuthUnterminatedField,
-    /// rspamd 3.4 does not find the relaxed body empty that consists of white space and line ends.
+    /// rspamd 3.4 does not find the relaxed body empty whose lines are all blank and whose first one has white space.
     /// RFC 6376 3.4.4: white space at the end of lines goes first, then "Ignore all empty lines at the end of the message body."
     RspamdBlankBody,
     /// OpenDKIM 2.11's test mode takes the field apart into name and value as a milter is given them, and puts one SP between:
@@ -123,7 +123,7 @@ impl Fault {
             Self::RspamdBlankBody => {
                 relaxed.body
                     && body_lines.iter().all(|line| naive::trim(line).is_empty())
-                    && body_lines.iter().any(|line| !line.is_empty())
+                    && body_lines.first().is_some_and(|line| !line.is_empty())
             }
             Self::OpenDkimSpaceAfterColon => !relaxed.header && signed.any(|field| !begins_with_one_space(field)),
         }

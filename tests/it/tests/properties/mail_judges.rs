@@ -161,3 +161,39 @@ fn five_judges_agree_on_messages_as_mail_servers_carry_them() {
         assert!(passed > signed * 3 / 4 && refused > signed * 9 / 10, "{judge:?}: {passed} passed, {refused} refused");
     }
 }
+
+/// Fails once a judge is mended: then its `Fault` goes, and its verdict counts again.
+#[test]
+fn each_known_fault_of_a_mail_server_s_judge_is_still_there_and_shows_nowhere_else() {
+    let simple = Relaxed { header: false, body: false };
+    let relaxed = Relaxed { header: true, body: true };
+    let cases: [(Option<Fault>, Relaxed, &[u8]); 12] = [
+        (Some(Fault::RspamdBlankBody), relaxed, b"From: a@football.test\r\n\r\n \r\n"),
+        (Some(Fault::RspamdBlankBody), relaxed, b"From: a@football.test\r\n\r\n\t\r\n\r\n"),
+        (None, relaxed, b"From: a@football.test\r\n\r\n\r\n \r\n"),
+        (None, simple, b"From: a@football.test\r\n\r\n \r\n"),
+        (None, relaxed, b"From: a@football.test\r\n\r\nhi\r\n \r\n"),
+        (Some(Fault::OpenDkimSpaceAfterColon), simple, b"From:a@football.test\r\n\r\nhi\r\n"),
+        (Some(Fault::OpenDkimSpaceAfterColon), simple, b"From:  a@football.test\r\n\r\nhi\r\n"),
+        (Some(Fault::OpenDkimSpaceAfterColon), simple, b"From:\ta@football.test\r\n\r\nhi\r\n"),
+        (Some(Fault::OpenDkimSpaceAfterColon), simple, b"From: \r\n a@football.test\r\n\r\nhi\r\n"),
+        (None, simple, b"Subject: \r\nFrom: a@football.test\r\n\r\nhi\r\n"),
+        (None, simple, b"X-Unsigned:x\r\nFrom: a@football.test\r\n\r\nhi\r\n"),
+        (None, relaxed, b"From:  a@football.test\r\n\r\nhi\r\n"),
+    ];
+    let mut servers = Servers::start();
+    for (fault, relaxed, octets) in cases {
+        let algorithm = KeyAlgorithm::Rsa2048;
+        let signed = servers.bench.sign(octets, Policy::default(), relaxed, algorithm, &mut Dice(0)).unwrap();
+        let text = octets.escape_ascii();
+        for judge in [Judge::Rspamd, Judge::OpenDkim] {
+            let known = Fault::ALL.into_iter().find(|f| f.judge() == judge && f.shows_in(&signed, relaxed));
+            assert_eq!(known, fault.filter(|f| f.judge() == judge), "b\"{text}\"");
+        }
+        let case = Case { octets: signed.octets(), relaxed, algorithm, must_pass: true };
+        for (_, judge, passes, said) in servers.ask(&[case]) {
+            let is_right = fault.is_none_or(|f| f.judge() != judge);
+            assert_eq!(passes, is_right, "{fault:?}: {judge:?} says {said} on b\"{text}\"");
+        }
+    }
+}

@@ -12,6 +12,7 @@ mod judging;
 mod letters;
 mod mail_judges;
 mod naive;
+mod octets;
 
 use changes::{Change, Dice};
 use faults::{Fault, Judge};
