@@ -73,10 +73,18 @@ impl Rspamd {
         // Of all top-level domains these tests need one; the list that comes with rspamd takes it seconds to compile.
         std::fs::write(folder.path().join("top-level-domains"), "test\n").unwrap();
         give_to_nobody(folder.path());
-        let mut process = Process::start("rspamd", &program, &folder.path().join("output"), |command| {
-            command.arg("-f").arg("-c").arg(&config).current_dir(folder.path());
-            hand_over(command);
-        });
+        // SIGTERM where the test is killed: a main process that is killed itself leaves its workers behind.
+        let mut process =
+            Process::start("rspamd", &find("setpriv", "util-linux"), &folder.path().join("output"), |command| {
+                command
+                    .args(["--pdeathsig", "TERM", "--"])
+                    .arg(&program)
+                    .arg("-f")
+                    .arg("-c")
+                    .arg(&config)
+                    .current_dir(folder.path());
+                hand_over(command);
+            });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], port.number()));
         let connection = wait_for("rspamd listens", 2 * DEADLINE, || {

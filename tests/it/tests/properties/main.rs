@@ -1,6 +1,9 @@
 //! 1,000 generated messages under all four canonicalizations, RSA and Ed25519: dkimpy, mail-auth and ours agree that each is
 //! signed right, that no change of what is signed passes, and that a change of anything else does no harm.
 //!
+//! Those are as odd as they can be; `mail_judges` puts messages as mail servers carry them before rspamd and OpenDKIM as well, and
+//! `octets` changes every signed octet in turn.
+//!
 //! A run is decided by its seed; a failing one is printed with the smallest letter found that fails. To run another:
 //! `SIGNPOST_PROPERTY_SEED=7 cargo test -p signpost-it --test properties`.
 #![cfg(test)]
