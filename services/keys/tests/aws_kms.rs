@@ -2,12 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "outside of #[test] functions too, a failed step of a test must fail it")]
 mod contract;
 mod kms_server;
+mod localstack;
 use aws_sdk_kms::Client;
 use aws_sdk_kms::types::{KeySpec, KeyState, KeyUsageType};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use contract::{binding, sha256};
 use kms_server::KmsServer;
+use localstack::LocalStack;
 use signpost_dkim::KeyAlgorithm::{Ed25519, Rsa2048, Rsa3072, Rsa4096};
 use signpost_keys::{AwsKmsCustody, Custody, CustodyError, KeyBinding, StoredKey};
 use std::net::TcpListener;
@@ -38,6 +40,29 @@ async fn state(kms: &Client, key: &StoredKey) -> KeyState {
 async fn keeps_the_contract_of_custody() {
     let server = KmsServer::start();
     contract::holds(&server.custody().await, &[Ed25519, Rsa2048, Rsa3072, Rsa4096]).await;
+}
+
+/// Under `tests/run --long`, which installs it where there is a Python 3.13 and says loudly where there is none.
+#[tokio::test]
+async fn keeps_the_contract_of_custody_against_localstack() {
+    let is_long = std::env::var_os("SIGNPOST_LONG").is_some();
+    let Some(server) = is_long.then(LocalStack::start).flatten() else {
+        let is_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!(is_long && is_ci), "CI leaves nothing out: tests/.venv-localstack is missing");
+        eprintln!("NOT RUN: the contract of custody against LocalStack (tests/run --long, with Python 3.13)");
+        return;
+    };
+    let (custody, kms) = (AwsKmsCustody::with(&server.config().await), Client::new(&server.config().await));
+    contract::holds(&custody, &[Rsa2048, Rsa3072, Rsa4096]).await;
+
+    let key = custody.create(&place(), Rsa2048).await.unwrap();
+    kms.disable_key().key_id(arn(&key)).send().await.unwrap();
+    assert!(matches!(sign(&custody, &key).await, Err(CustodyError::Unavailable(_))));
+    kms.enable_key().key_id(arn(&key)).send().await.unwrap();
+    sign(&custody, &key).await.unwrap();
+    custody.withdraw(&place(), &key).await.unwrap();
+    assert_eq!(state(&kms, &key).await, KeyState::PendingDeletion);
+    assert!(matches!(sign(&custody, &key).await, Err(CustodyError::Unavailable(_))));
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 const TSIG_NAME: &str = "signpost-tests";
 const TSIG_SECRET: &str = "dGVzdHMgb25seSwgbm90IGEgc2VjcmV0IGF0IGFsbCE=";
-/// The user that named runs as where the tests run as root; named gives up root's right to read foreign files anyway.
+/// The user that named (which gives up root's right to read foreign files anyway) and judges run as where the tests run as root.
 const NOBODY: u32 = 65_534;
 
 /// What the server shall hold; see [`Named::with`].
@@ -53,16 +53,11 @@ impl NamedBuilder {
         // Debian's AppArmor profile is tied to the path /usr/sbin/named and forbids folders like ours: run a copy.
         let program = folder.path().join("named");
         std::fs::copy(server, &program).unwrap();
-        let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-        if root {
-            give_to_nobody(folder.path());
-        }
+        give_to_nobody(folder.path());
         let (log, config) = (folder.path().join("log"), folder.path().join("named.conf"));
         let mut process = Process::start("named", &program, &log, |command| {
             command.arg("-c").arg(&config).args(["-f", "-g", "-n", "1"]).current_dir(folder.path());
-            if root {
-                command.uid(NOBODY).gid(NOBODY);
-            }
+            hand_over(command);
         });
         wait_for("named runs", DEADLINE, || {
             process.assert_running();
@@ -199,7 +194,8 @@ impl Named {
     }
 }
 
-fn find(program: &str, package: &str) -> PathBuf {
+/// The path of an installed program.
+pub(crate) fn find(program: &str, package: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/bin")])
@@ -208,7 +204,22 @@ fn find(program: &str, package: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{program} is not installed: run tests/run, or apt-get install {package}"))
 }
 
-fn give_to_nobody(folder: &Path) {
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// Where the tests run as root, what they start does not.
+pub(crate) fn hand_over(command: &mut Command) {
+    if is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+}
+
+/// The folder and what lies in it, for a program that `hand_over` gives another user.
+pub(crate) fn give_to_nobody(folder: &Path) {
+    if !is_root() {
+        return;
+    }
     std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
     for entry in std::fs::read_dir(folder).unwrap() {
         std::os::unix::fs::chown(entry.unwrap().path(), Some(NOBODY), Some(NOBODY)).unwrap();

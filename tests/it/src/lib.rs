@@ -13,7 +13,7 @@
 //! - [`Kms`]: a KMS, and how to make it fail.
 //! - [`App`]: the binary as `signpost serve`; at its end, logs, database and answers are searched for secrets.
 //! - [`Api`], [`Answer`]: the HTTP API as a caller sees it.
-//! - [`DkimPy`], [`MailAuthJudge`], [`our_verdict`]: who says what about a signature.
+//! - [`DkimPy`], [`MailAuthJudge`], [`Rspamd`], [`OpenDkim`], [`our_verdict`]: who says what about a signature.
 //! - [`World`]: all of it put together, with an enabled domain.
 #![expect(
     clippy::unwrap_used,
@@ -32,10 +32,12 @@ mod ledger;
 mod load;
 mod metadata;
 mod mutant;
+mod opendkim;
 mod ports;
 mod postgres;
 mod process;
 mod receiver;
+mod rspamd;
 mod secrets;
 mod sink;
 mod site;
@@ -50,10 +52,12 @@ pub use ledger::{Content, Death, Ledger, Posted, repetitions};
 pub use load::{Client, Dice};
 pub use metadata::{cargo_metadata, cargo_tree, repository};
 pub use mutant::Mutant;
+pub use opendkim::{OpenDkim, OpenDkimVerdict};
 pub use ports::Port;
 pub use postgres::PostgresServer;
 pub use process::{Process, wait_for};
 pub use receiver::{Received, Receiver};
+pub use rspamd::{Dialogue, Rspamd, Symbols};
 pub use secrets::{Found, Needle, private_key_needles, search};
 pub use sink::{Arrival, Ending, Sink};
 pub use site::{Database, Site};

@@ -7,6 +7,13 @@ pub(crate) enum Judge {
     DkimPy,
     MailAuth,
     Ours,
+    Rspamd,
+    OpenDkim,
+}
+
+impl Judge {
+    /// Those that take any octets for a message. The others stand in mail servers and are given what one carries.
+    pub(crate) const OF_LETTERS: [Self; 3] = [Self::DkimPy, Self::MailAuth, Self::Ours];
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,10 +39,16 @@ pub(crate) enum Fault {
     /// mail-auth 0.13.3 does not see the last field of a message that ends in the header without CRLF.
     /// No RFC obliges it to; ours reads it as a field whose CRLF is still to come.
     MailAuthUnterminatedField,
+    /// rspamd 3.4 does not find the relaxed body empty whose lines are all blank and whose first one has white space.
+    /// RFC 6376 3.4.4: white space at the end of lines goes first, then "Ignore all empty lines at the end of the message body."
+    RspamdBlankBody,
+    /// OpenDKIM 2.11's test mode takes the field apart into name and value as a milter is given them, and puts one SP between:
+    /// under simple, a signed field with other white space behind its colon is not what was signed. RFC 6376 3.4.1.
+    OpenDkimSpaceAfterColon,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::DkimPySpaceBeforeColon,
         Self::DkimPyVerticalSpace,
         Self::DkimPyUnterminatedLine,
@@ -43,6 +56,8 @@ impl Fault {
         Self::MailAuthFormFeed,
         Self::MailAuthBlankLines,
         Self::MailAuthUnterminatedField,
+        Self::RspamdBlankBody,
+        Self::OpenDkimSpaceAfterColon,
     ];
 
     pub(crate) fn judge(self) -> Judge {
@@ -52,6 +67,8 @@ impl Fault {
             | Self::MailAuthFormFeed
             | Self::MailAuthBlankLines
             | Self::MailAuthUnterminatedField => Judge::MailAuth,
+            Self::RspamdBlankBody => Judge::Rspamd,
+            Self::OpenDkimSpaceAfterColon => Judge::OpenDkim,
         }
     }
 
@@ -61,8 +78,12 @@ impl Fault {
             Self::DkimPySpaceBeforeColon
             | Self::DkimPyVerticalSpace
             | Self::MailAuthSpaceBeforeColon
-            | Self::MailAuthFormFeed => true,
-            Self::DkimPyUnterminatedLine | Self::MailAuthBlankLines | Self::MailAuthUnterminatedField => false,
+            | Self::MailAuthFormFeed
+            | Self::OpenDkimSpaceAfterColon => true,
+            Self::DkimPyUnterminatedLine
+            | Self::MailAuthBlankLines
+            | Self::MailAuthUnterminatedField
+            | Self::RspamdBlankBody => false,
         }
     }
 
@@ -99,10 +120,25 @@ impl Fault {
                 !message.is_separated
                     && message.fields.last().is_some_and(|last| !last.ends_with(b"\r\n") && is_signed(last))
             }
+            Self::RspamdBlankBody => {
+                relaxed.body
+                    && body_lines.iter().all(|line| naive::trim(line).is_empty())
+                    && body_lines.first().is_some_and(|line| !line.is_empty())
+            }
+            Self::OpenDkimSpaceAfterColon => !relaxed.header && signed.any(|field| !begins_with_one_space(field)),
         }
     }
 }
 
 fn has_space_before_colon(field: &[u8]) -> bool {
     field.split(|&b| b == b':').next().unwrap().last().is_some_and(|&b| naive::is_wsp(b))
+}
+
+/// One SP behind the colon, and then text or the end.
+fn begins_with_one_space(field: &[u8]) -> bool {
+    let value = naive::value(field);
+    match value.strip_suffix(b"\r\n").unwrap_or(value) {
+        [b' ', next, ..] => !b" \t\r\n".contains(next),
+        content => content == b" ",
+    }
 }

@@ -25,12 +25,12 @@ pub(crate) const CANONICALIZATIONS: [Relaxed; 4] = [
 
 /// t= of every signature, so that a run is the same on every day.
 const SIGNED_AT: u64 = 1_700_000_000;
-const DOMAIN: &str = "football.test";
+pub(crate) const DOMAIN: &str = "football.test";
 
 pub(crate) struct Bench {
     rsa: RsaKeyPair,
     ed25519: Ed25519KeyPair,
-    txt: TxtRecords,
+    pub(crate) txt: TxtRecords,
     dkimpy: DkimPy,
     mail_auth: MailAuthJudge,
     pub(crate) tally: Tally,

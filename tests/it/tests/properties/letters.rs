@@ -25,7 +25,7 @@ pub(crate) struct Field {
     pub(crate) gap: &'static str,
     /// After the colon, without the final CRLF.
     pub(crate) value: Vec<u8>,
-    is_odd: bool,
+    pub(crate) is_odd: bool,
 }
 
 impl Letter {

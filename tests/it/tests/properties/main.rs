@@ -1,15 +1,21 @@
 //! 1,000 generated messages under all four canonicalizations, RSA and Ed25519: dkimpy, mail-auth and ours agree that each is
 //! signed right, that no change of what is signed passes, and that a change of anything else does no harm.
 //!
+//! Those are as odd as they can be; `mail_judges` puts messages as mail servers carry them before rspamd and OpenDKIM as well, and
+//! `octets` changes every signed octet in turn.
+//!
 //! A run is decided by its seed; a failing one is printed with the smallest letter found that fails. To run another:
 //! `SIGNPOST_PROPERTY_SEED=7 cargo test -p signpost-it --test properties`.
 #![cfg(test)]
 
 mod changes;
+mod everyday;
 mod faults;
 mod judging;
 mod letters;
+mod mail_judges;
 mod naive;
+mod octets;
 
 use changes::{Change, Dice};
 use faults::{Fault, Judge};
@@ -25,10 +31,14 @@ use std::cell::RefCell;
 /// Any number would do.
 const SEED: u64 = 6376;
 
+fn seed() -> u64 {
+    std::env::var("SIGNPOST_PROPERTY_SEED")
+        .map_or(SEED, |text| text.parse().expect("SIGNPOST_PROPERTY_SEED is a number below 2^64"))
+}
+
 #[test]
 fn three_judges_agree_on_generated_messages_and_on_what_changes_them() {
-    let seed = std::env::var("SIGNPOST_PROPERTY_SEED")
-        .map_or(SEED, |text| text.parse().expect("SIGNPOST_PROPERTY_SEED is a number below 2^64"));
+    let seed = seed();
     let letters: u32 = if signpost_it::long() { 10_000 } else { 1_000 };
     let config = Config { cases: letters, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
     let seed_octets = [seed.to_le_bytes(); 4].concat();
@@ -149,7 +159,7 @@ fn assert_enough(tally: &Tally, letters: usize) {
         assert!(if never_alters { altered == 0 } else { altered > letters / 20 }, "{change:?}: altered {altered}");
     }
     assert!(tally.unanimous > 4 * letters * 3 / 4, "too many faults of judges: {}", tally.unanimous);
-    for fault in Fault::ALL {
+    for fault in Fault::ALL.into_iter().filter(|f| Judge::OF_LETTERS.contains(&f.judge())) {
         assert!(tally.refused_by_fault.contains_key(&fault), "{fault:?} was never met");
     }
     for feature in FEATURES {

@@ -64,6 +64,17 @@ impl Parts {
         list.split(|&b| b == b':').map(|name| trim(name).to_ascii_lowercase()).collect()
     }
 
+    /// Every line of the header belongs to a field (RFC 5322 2.2), and the topmost is a DKIM-Signature with a readable h=.
+    pub(crate) fn is_signed(&self) -> bool {
+        self.fields.iter().all(|field| field.contains(&b':'))
+            && self.fields.first().is_some_and(|field| {
+                let is_tag = |tag: &[u8]| trim(tag).starts_with(b"h=");
+                field.ends_with(b"\r\n")
+                    && name(field) == b"dkim-signature"
+                    && unfold(value(field)).split(|&b| b == b';').any(is_tag)
+            })
+    }
+
     pub(crate) fn form(&self, relaxed: Relaxed) -> Form {
         let mut header = Vec::new();
         let mut left: Vec<&Vec<u8>> = self.fields.iter().collect();
