@@ -120,8 +120,10 @@ fn write_files(at: &Path, port: &Port, milter: &Port, named: &Named) {
 }
 
 fn start_rspamd(at: &Path, milter: &Port) -> Process {
-    let program = find("rspamd", "rspamd");
-    let mut process = Process::start("rspamd", &program, &at.join("rspamd.log"), |command| {
+    // Its workers outlive a main process that is killed; in a PID namespace nothing outlives the first process.
+    let unshare = find("unshare", "util-linux");
+    let mut process = Process::start("rspamd", &unshare, &at.join("rspamd.log"), |command| {
+        command.args(["--pid", "--fork", "--kill-child", "--"]).arg(find("rspamd", "rspamd"));
         command.args(["-f", "-u", "_rspamd", "-g", "_rspamd", "-c"]).arg(at.join("rspamd.conf"));
     });
     wait_for("rspamd listens", DEADLINE, || {

@@ -24,8 +24,7 @@ fn enabled_domain_with_policy(tenant: &Tenant, named: &Named, name: &str, algori
 /// From the post to the mailbox. The Message-ID is that of the API.
 fn send(tenant: &Tenant, domain: &Domain, postfix: &mut Postfix) -> Delivered {
     let recipient = format!("bob.{}@receiver.test", domain.name);
-    let message =
-        json!({"from": format!("Ann <ann@{}>", domain.name), "to": [recipient], "subject": "Hello", "text": format!("{TEXT}\n")});
+    let message = json!({"from": format!("Ann <ann@{}>", domain.name), "to": [recipient], "subject": "Hello", "text": format!("{TEXT}\n")});
     let accepted = tenant.api.post("/v1/messages", &message).expect(202).json();
     let sent = tenant.api.message_with_status(accepted["id"].as_str().unwrap(), "delivered");
     let received = postfix.wait_for_recipient(&recipient);
@@ -45,7 +44,9 @@ fn assert_envelope_sender_proves_nothing(received: &Delivered) {
 
 /// One finding by DKIM and one by DMARC, both with that result, about this domain.
 fn assert_found(received: &Delivered, domain: &Domain, result: &str, postfix: &Postfix) {
-    for (method, about) in [("dkim", format!("header.d={}", domain.name)), ("dmarc", format!("header.from={}", domain.name))] {
+    for (method, about) in
+        [("dkim", format!("header.d={}", domain.name)), ("dmarc", format!("header.from={}", domain.name))]
+    {
         let found = received.found(method);
         assert_eq!(found.len(), 1, "{method}: {:?}\n{}", received.results, postfix.log());
         let mut words = found[0].split_ascii_whitespace();
