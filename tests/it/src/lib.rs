@@ -6,7 +6,7 @@
 //! - [`Named`]: authoritative DNS, changed at run time.
 //! - [`Receiver`]: an SMTP server that records, and behaves as the recipient's local part says.
 //! - [`Postfix`]: one that verifies, through rspamd.
-//! - [`Meddler`]: changes mail on its way to one.
+//! - [`Meddler`]: stands between two and changes what they say, or not.
 //! - [`Sink`]: another one, inside the test process, for many messages and for dialogues that stay open.
 //! - [`Client`], [`Ledger`]: load, and what came of it.
 //! - [`Site`]: processes that die, and the count of what came of it.

@@ -112,7 +112,7 @@ fn mail_passes_dkim_and_dmarc_at_postfix_with_rspamd_from_postgresql_and_keys_in
 fn a_body_changed_on_the_way_fails_dkim_and_dmarc_at_postfix_with_rspamd() {
     let named = World::zones().start();
     let mut postfix = Postfix::start(&named);
-    let meddler = Meddler::start(postfix.port(), TEXT, "Hello where.");
+    let meddler = Meddler::before_smtp(postfix.port(), TEXT, "Hello where.");
     let app = delivering_to(&named, meddler.port()).start();
     let tenant = app.tenant("Ann's shop");
     for (name, algorithm) in SENDERS {
