@@ -119,11 +119,18 @@ fn write_files(at: &Path, port: &Port, milter: &Port, named: &Named) {
     run(Command::new("chown").arg("_rspamd:").arg(at.join("rspamd")));
 }
 
+/// A program that changes its user forgets that it is to die with us, and its children outlive it. In a PID namespace nothing
+/// outlives the first process, and that is a shell which forgets nothing.
+fn start_contained(what: &str, log: &Path, program: impl FnOnce(&mut Command)) -> Process {
+    Process::start(what, &find("unshare", "util-linux"), log, |command| {
+        command.args(["--pid", "--fork", "--kill-child", "--", "sh", "-c", "\"$@\"; exit $?", "sh"]);
+        program(command);
+    })
+}
+
 fn start_rspamd(at: &Path, milter: &Port) -> Process {
-    // Its workers outlive a main process that is killed; in a PID namespace nothing outlives the first process.
-    let unshare = find("unshare", "util-linux");
-    let mut process = Process::start("rspamd", &unshare, &at.join("rspamd.log"), |command| {
-        command.args(["--pid", "--fork", "--kill-child", "--"]).arg(find("rspamd", "rspamd"));
+    let mut process = start_contained("rspamd", &at.join("rspamd.log"), |command| {
+        command.arg(find("rspamd", "rspamd"));
         command.args(["-f", "-u", "_rspamd", "-g", "_rspamd", "-c"]).arg(at.join("rspamd.conf"));
     });
     wait_for("rspamd listens", DEADLINE, || {
@@ -136,9 +143,8 @@ fn start_rspamd(at: &Path, milter: &Port) -> Process {
 fn start_postfix(at: &Path, port: &Port) -> Process {
     // Makes the folders of the queue.
     run(Command::new(find("postfix", "postfix")).arg("-c").arg(at).arg("check"));
-    let program = Path::new("/usr/lib/postfix/sbin/master");
-    let mut process = Process::start("Postfix", program, &at.join("master.log"), |command| {
-        command.arg("-d").arg("-c").arg(at).env("MAIL_CONFIG", at);
+    let mut process = start_contained("Postfix", &at.join("master.log"), |command| {
+        command.arg("/usr/lib/postfix/sbin/master").arg("-d").arg("-c").arg(at).env("MAIL_CONFIG", at);
     });
     wait_for("Postfix listens", DEADLINE, || {
         process.assert_running();
