@@ -194,7 +194,7 @@ impl Named {
     }
 }
 
-/// The path of an installed program.
+/// Where a program of a Debian package lies; its sbin is not in everybody's PATH.
 pub(crate) fn find(program: &str, package: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

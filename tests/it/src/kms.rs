@@ -37,6 +37,11 @@ impl Kms {
         Self { _process: process, _folder: folder, port, api }
     }
 
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
     /// One operation of the KMS's protocol.
     pub fn call(&self, operation: &str, input: &Value) -> Value {
         self.try_call(operation, input).expect(200).json()
@@ -98,7 +103,7 @@ impl Kms {
 impl AppBuilder {
     /// The standard AWS settings that lead to this KMS.
     pub fn kms(self, kms: &Kms) -> Self {
-        self.env("AWS_ENDPOINT_URL_KMS", format!("http://127.0.0.1:{}", kms.port.number()))
+        self.env("AWS_ENDPOINT_URL_KMS", format!("http://127.0.0.1:{}", kms.port()))
             .env("AWS_REGION", "us-east-1")
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY)

@@ -5,6 +5,8 @@
 //!
 //! - [`Named`]: authoritative DNS, changed at run time.
 //! - [`Receiver`]: an SMTP server that records, and behaves as the recipient's local part says.
+//! - [`Postfix`]: one that verifies, through rspamd.
+//! - [`Meddler`]: stands between two and changes what they say, or not.
 //! - [`Sink`]: another one, inside the test process, for many messages and for dialogues that stay open.
 //! - [`Client`], [`Ledger`]: load, and what came of it.
 //! - [`Site`]: processes that die, and the count of what came of it.
@@ -30,10 +32,12 @@ mod judges;
 mod kms;
 mod ledger;
 mod load;
+mod meddler;
 mod metadata;
 mod mutant;
 mod opendkim;
 mod ports;
+mod postfix;
 mod postgres;
 mod process;
 mod receiver;
@@ -45,15 +49,18 @@ mod world;
 
 pub use api::{Answer, Api, Exchange};
 pub use app::{App, AppBuilder, Tenant, binary};
+use dns::find;
 pub use dns::{Named, NamedBuilder};
 pub use judges::{Attachment, Decoded, DkimPy, MailAuthJudge, TxtRecords, our_verdict};
 pub use kms::Kms;
 pub use ledger::{Content, Death, Ledger, Posted, repetitions};
 pub use load::{Client, Dice};
+pub use meddler::Meddler;
 pub use metadata::{cargo_metadata, cargo_tree, repository};
 pub use mutant::Mutant;
 pub use opendkim::{OpenDkim, OpenDkimVerdict};
 pub use ports::Port;
+pub use postfix::{Delivered, Postfix};
 pub use postgres::PostgresServer;
 pub use process::{Process, wait_for};
 pub use receiver::{Received, Receiver};

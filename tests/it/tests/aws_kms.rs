@@ -3,7 +3,9 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use signpost_it::{DEADLINE, DkimPy, Domain, Kms, World, unfolded_field, wait_for};
+use signpost_it::{
+    AppBuilder, DEADLINE, DkimPy, Domain, Kms, Meddler, Port, PostgresServer, World, unfolded_field, wait_for,
+};
 
 const DEFAULT: &str = "aws-kms";
 
@@ -76,10 +78,26 @@ fn mail_is_signed_by_the_key_in_the_kms_that_is_published() {
     }
 }
 
+fn raw(world: &World, message: &Value) -> Vec<u8> {
+    world.tenant.api.get(&format!("/v1/messages/{}/raw", message["id"].as_str().unwrap())).expect(200).body.to_vec()
+}
+
 #[test]
 fn a_disabled_key_makes_mail_wait_in_silence_and_an_enabled_one_sends_it_as_the_same_message() {
+    a_key_is_disabled_and_enabled(|app| app);
+}
+
+#[test]
+fn on_postgresql_a_disabled_key_makes_mail_wait_and_an_enabled_one_sends_it_as_the_same_message() {
+    let server = PostgresServer::start();
+    let database = server.database();
+    a_key_is_disabled_and_enabled(|app| app.env("SIGNPOST_DATABASE_URL", database.as_str()));
+    assert_eq!(server.sql(&database, "SELECT status, COUNT(*) FROM messages GROUP BY status"), "delivered|25");
+}
+
+fn a_key_is_disabled_and_enabled(settings: impl FnOnce(AppBuilder) -> AppBuilder) {
     let kms = Kms::start();
-    let mut world = world(&kms);
+    let mut world = World::start_with(|app| settings(app.keys_in(&kms)));
     let domain = world.enabled_domain("example.test", "rsa-2048");
     let in_kms = id_in_kms(&kms, &key(&world, &domain));
     kms.disable(&in_kms);
@@ -92,11 +110,7 @@ fn a_disabled_key_makes_mail_wait_in_silence_and_an_enabled_one_sends_it_as_the_
     // A process that knows nothing of the outage finds it anew, and loses nothing.
     world.app.stop();
     world.app.start();
-    let raw = |message: &Value| {
-        let path = format!("/v1/messages/{}/raw", message["id"].as_str().unwrap());
-        world.tenant.api.get(&path).expect(200).body.to_vec()
-    };
-    let dates: Vec<_> = waited.iter().map(|message| unfolded_field(&raw(message), "Date")).collect();
+    let dates: Vec<_> = waited.iter().map(|message| unfolded_field(&raw(&world, message), "Date")).collect();
     let probed = kms.calls("Sign");
     wait_for("a probe of the new process", DEADLINE, || (kms.calls("Sign") > probed).then_some(()));
     assert_eq!(world.receiver.messages().len(), 0, "nothing leaves unsigned");
@@ -135,6 +149,30 @@ fn whatever_the_kms_does_nothing_leaves_that_its_own_key_did_not_sign() {
     assert_eq!(world.receiver.messages().len(), 0, "nothing leaves");
     kms.fault("none");
     all_arrive(&world, &domain, &waited);
+}
+
+/// Nobody listens where the KMS was: as any other outage, and new keys cannot be had either.
+#[test]
+fn a_kms_that_is_gone_makes_mail_wait_and_when_it_is_back_the_same_message_is_sent() {
+    let kms = Kms::start();
+    let mut world = world(&kms);
+    let domain = world.enabled_domain("example.test", "ed25519");
+    let elsewhere = Port::reserve();
+    world.app.stop();
+    world.app.set("AWS_ENDPOINT_URL_KMS", format!("http://127.0.0.1:{}", elsewhere.number()));
+    world.app.start();
+    let waited = post_and_wait(&world, &domain, 3);
+    let dates: Vec<_> = waited.iter().map(|message| unfolded_field(&raw(&world, message), "Date")).collect();
+    register(&world, "other.test").problem(503, "key-unavailable");
+    assert_eq!(world.receiver.messages().len(), 0, "nothing leaves unsigned");
+
+    let _way = Meddler::faithful(elsewhere, kms.port());
+    all_arrive(&world, &domain, &waited);
+    for (message, date) in waited.iter().zip(dates) {
+        let received = world.receiver.wait_for_recipient(message["recipients"][0]["address"].as_str().unwrap());
+        assert_eq!(unfolded_field(&received.octets, "Date"), date, "the Date is that of the acceptance");
+    }
+    register(&world, "other.test").expect(201);
 }
 
 #[test]
@@ -184,6 +222,44 @@ fn unproven_domains_with_keys_in_the_kms_are_few_and_deleted_ones_give_their_key
     register(&world, "f.example").expect(201);
     let states: Vec<String> = kms.keys().iter().map(|id| kms.state(id)).collect();
     assert_eq!(states.iter().filter(|state| *state == "PendingDeletion").count(), 1, "{states:?}");
+}
+
+#[test]
+fn after_7_days_an_unproven_domain_is_gone_and_its_key_given_up_and_a_proven_one_stays() {
+    let (kms, server) = (Kms::start(), PostgresServer::start());
+    let database = server.database();
+    let mut world = World::start_with(|app| app.keys_in(&kms).env("SIGNPOST_DATABASE_URL", database.as_str()));
+    let proven = world.enabled_domain("example.test", "ed25519");
+    let old = register(&world, "old.example").expect(201).json();
+    let young = register(&world, "young.example").expect(201).json();
+    let in_kms = |domain: &Value| id_in_kms(&kms, &domain["keys"][0]);
+    let (of_old, of_young) = (in_kms(&old), in_kms(&young));
+    let of_proven = id_in_kms(&kms, &key(&world, &proven));
+    let path = |domain: &Value| format!("/v1/domains/{}", domain["id"].as_str().unwrap());
+    world.app.stop();
+    let age = |name: &str, seconds: u64| {
+        let changed = server.sql(
+            &database,
+            &format!(
+                "WITH aged AS (UPDATE dkim_keys SET created_at = created_at - {}
+                 WHERE domain_id = (SELECT id FROM domains WHERE name = '{name}') RETURNING 1) SELECT COUNT(*) FROM aged",
+                seconds * 1000
+            ),
+        );
+        assert_eq!(changed, "1", "keys of {name}");
+    };
+    const WEEK: u64 = 7 * 24 * 3600;
+    age("old.example", WEEK + 1);
+    age("young.example", WEEK - 3600);
+    age("example.test", WEEK + 1);
+    world.app.start();
+
+    wait_for("the key's deletion is scheduled", DEADLINE, || (kms.state(&of_old) == "PendingDeletion").then_some(()));
+    assert_eq!(world.tenant.api.get(&path(&old)).status, 404);
+    world.tenant.api.get(&path(&young)).expect(200);
+    world.tenant.api.get(&format!("/v1/domains/{}", proven.id)).expect(200);
+    assert_eq!((kms.state(&of_young), kms.state(&of_proven)), ("Enabled".to_owned(), "Enabled".to_owned()));
+    assert_eq!(kms.calls("ScheduleKeyDeletion"), 1);
 }
 
 #[test]
