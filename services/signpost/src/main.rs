@@ -67,7 +67,7 @@ fn main() -> ExitCode {
             Command::Tenant { command: TenantCommand::Create { name, json, store } } => {
                 create_tenant(&name, json, &store).await.map(|()| ExitCode::SUCCESS)
             }
-            Command::Openapi => print(&signpost_http::openapi_json()).map(|()| ExitCode::SUCCESS),
+            Command::Openapi => print(signpost_http::openapi_json().trim_end()).map(|()| ExitCode::SUCCESS),
             Command::Migrate(store) => migrate(&store).await.map(|()| ExitCode::SUCCESS),
         }
     });
