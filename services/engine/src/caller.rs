@@ -75,12 +75,31 @@ impl Engine {
     /// Authenticates `sp_<id>_<secret>`. `Unauthenticated`, `TenantSuspended`, `Sealed`, `StoreUnavailable`.
     pub async fn authenticate(&self, token: &str) -> Result<Caller, Error> {
         let (id, secret) = split_token(token).ok_or(Error::Unauthenticated)?;
+        self.authenticate_client(id, secret).await
+    }
+
+    /// The same with id and secret apart.
+    pub async fn authenticate_client(&self, id: &str, secret: &str) -> Result<Caller, Error> {
+        if !is_plain(id) || !is_plain(secret) {
+            return Err(Error::Unauthenticated);
+        }
         let found = self.inner.store.api_key_for_authentication(id).await?;
         let mac = self.secret_mac(id, secret)?;
         let Some((key, tenant)) = found else { return Err(Error::Unauthenticated) };
-        let now = self.now_ms();
         let same: bool = key.mac.ct_eq(mac.as_ref()).into();
-        if !same || key.revoked_at.is_some() || key.expires_at.is_some_and(|at| at <= now) {
+        if same { self.caller_with(&key, &tenant) } else { Err(Error::Unauthenticated) }
+    }
+
+    /// The caller that an API key stands for, without its secret: who asks has shown that it is theirs.
+    pub(crate) async fn caller_of(&self, id: &str) -> Result<Caller, Error> {
+        let found = self.inner.store.api_key_for_authentication(id).await?;
+        let (key, tenant) = found.ok_or(Error::Unauthenticated)?;
+        self.caller_with(&key, &tenant)
+    }
+
+    fn caller_with(&self, key: &ApiKeyRow, tenant: &TenantRow) -> Result<Caller, Error> {
+        let now = self.now_ms();
+        if key.revoked_at.is_some() || key.expires_at.is_some_and(|at| at <= now) {
             return Err(Error::Unauthenticated);
         }
         if tenant.suspended_at.is_some() {
@@ -88,7 +107,7 @@ impl Engine {
         }
         self.inner.last_uses.lock().unwrap_or_else(PoisonError::into_inner).insert(key.id.clone(), now);
         let scopes = key.scopes.split(' ').filter_map(Scope::parse).collect();
-        Ok(Caller { tenant_id: tenant.id, key_id: key.id, scopes, request_id: None })
+        Ok(Caller { tenant_id: tenant.id.clone(), key_id: key.id.clone(), scopes, request_id: None })
     }
 
     /// A tenant and its first API key with all tenant scopes. For the command line.
@@ -200,8 +219,11 @@ impl Engine {
 /// `sp_<id>_<secret>` -> (id, secret), both of letters and digits.
 fn split_token(token: &str) -> Option<(&str, &str)> {
     let (id, secret) = token.strip_prefix("sp_")?.split_once('_')?;
-    let plain = |text: &str| !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric());
-    (plain(id) && plain(secret)).then_some((id, secret))
+    (is_plain(id) && is_plain(secret)).then_some((id, secret))
+}
+
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
 fn valid_name(name: &str) -> Result<&str, Error> {

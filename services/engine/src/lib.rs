@@ -11,12 +11,18 @@ pub mod messages;
 mod outages;
 mod published;
 mod state;
+pub mod tokens;
 pub mod verify;
 
 pub use caller::{Caller, Scope};
 pub use clock::{Clock, SystemClock};
 pub use error::{Error, FieldError};
 pub use state::{Engine, MasterKeyState, Settings};
+
+/// Seconds that an access token is good for.
+pub const TOKEN_LIFETIME_S: i64 = 900;
+/// Seconds that clocks of two machines may differ by.
+pub const TOKEN_LEEWAY_S: i64 = 30;
 
 /// Rows that the API shows, so that upper floors need not know the store.
 pub mod rows {

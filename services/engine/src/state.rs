@@ -2,6 +2,7 @@
 use crate::custody::Kms;
 use crate::delivery::DeliverySettings;
 use crate::outages::Outages;
+use crate::tokens::KnownTokenKeys;
 use crate::{Clock, Error, ids};
 use signpost_diagnosis::dns::Dns;
 use signpost_dkim::SigningDomain;
@@ -52,6 +53,7 @@ pub(crate) struct Inner {
     pub(crate) pepper: RwLock<Option<Zeroizing<[u8; 32]>>>,
     /// API-key id -> last use, flushed in batches.
     pub(crate) last_uses: Mutex<HashMap<String, i64>>,
+    pub(crate) token_keys: KnownTokenKeys,
     /// Tenant id -> start times of its checks in the last minute.
     pub(crate) recent_checks: Mutex<HashMap<String, Vec<i64>>>,
     /// Room for POST /verify: each hashes a body up to ten times and asks dozens of DNS questions.
@@ -88,6 +90,7 @@ impl Engine {
                 settings,
                 pepper: RwLock::new(None),
                 last_uses: Mutex::new(HashMap::new()),
+                token_keys: KnownTokenKeys::default(),
                 recent_checks: Mutex::new(HashMap::new()),
                 verifications: tokio::sync::Semaphore::new(crate::verify::AT_ONCE),
             }),
@@ -133,6 +136,11 @@ impl Engine {
     /// A fresh id (UUIDv7, 32 hex digits).
     pub fn fresh_id(&self) -> String {
         ids::fresh(self.inner.clock.as_ref(), self.inner.random.as_ref())
+    }
+
+    /// Seconds since the epoch, by the engine's clock.
+    pub fn now_s(&self) -> i64 {
+        self.now_ms().div_euclid(1_000)
     }
 
     pub(crate) fn now_ms(&self) -> i64 {

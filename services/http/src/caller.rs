@@ -3,6 +3,7 @@ use crate::answer::RequestId;
 use crate::problem::Problem;
 use crate::rate;
 use crate::router::ApiState;
+use crate::{jwt, token};
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -37,7 +38,11 @@ impl<S: Required> FromRequestParts<ApiState> for Authorized<S> {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
         let token = bearer(&parts.headers).ok_or(Error::Unauthenticated)?;
-        let mut caller = state.engine.authenticate(token).await?;
+        let mut caller = if jwt::looks_like(token) {
+            token::bearer(state, token).await?
+        } else {
+            state.engine.authenticate(token).await?
+        };
         tracing::Span::current().record("tenant", &caller.tenant_id);
         rate::admit(state.rate.as_ref(), &caller.tenant_id, parts)?;
         caller.require(S::SCOPE)?;

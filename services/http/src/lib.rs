@@ -14,6 +14,7 @@ mod html;
 mod idempotency;
 mod inbox;
 mod json;
+mod jwt;
 mod keys;
 mod messages;
 mod openapi;
@@ -27,6 +28,7 @@ mod raw;
 mod router;
 mod serve;
 mod sign;
+mod token;
 mod verify;
 
 pub use inbox::{InboxItem, InboxSource, inbox_router};

@@ -11,7 +11,7 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema, ToSchema};
 
 const DESCRIPTION: &str = "Signpost signs mail with DKIM as a service: register a domain, publish its records, check, enable signing, send.\n\n\
-    Every call below /v1 needs `Authorization: Bearer sp_...`; each says which scope. Every error is a problem (RFC 9457): branch on `type`. \
+    Every call below /v1 but POST /v1/token needs `Authorization: Bearer ...` with an API key (`sp_...`) or an access token; each says which scope. Every error is a problem (RFC 9457): branch on `type`. \
     Lists are pages: give `next_cursor` as `cursor` for the next one. Times are RFC 3339 in UTC. Every answer carries X-Request-Id, which a request may set.\n\n\
     Where the operator limits the requests of a tenant, answers carry `RateLimit-Limit` (requests that may come at once), `RateLimit-Remaining` (how many of them are left) \
     and `RateLimit-Reset` (seconds until all are there again); beyond it the answer is 429 with `Retry-After`. A body must come at 1,000 octets a second or faster; \
@@ -22,7 +22,7 @@ pub(crate) fn skeleton() -> OpenApi {
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .bearer_format("sp_<id>_<secret>")
-        .description(Some("An API key. The list beside the scheme names the scope that the call needs."))
+        .description(Some("An API key, or an access token of POST /v1/token. The list beside the scheme names the scope that the call needs."))
         .build();
     let mut schemas = Vec::new();
     ProblemBody::schemas(&mut schemas);
@@ -132,7 +132,9 @@ mod tests {
     use serde_json::Value;
 
     /// Calls that need no credentials. This list may only shrink.
-    const OPEN: [&str; 4] = ["/livez", "/readyz", "/openapi.json", "/docs"];
+    /// Without a scope: these are asked by anybody, and POST /v1/token takes credentials of its own.
+    const OPEN: [&str; 6] =
+        ["/livez", "/readyz", "/openapi.json", "/docs", "/.well-known/jwks.json", "/v1/token"];
 
     fn document() -> Value {
         serde_json::from_str(&openapi_json()).unwrap()

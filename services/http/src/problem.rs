@@ -276,7 +276,7 @@ impl From<Error> for Problem {
             Error::Invalid(errors) => Self::invalid(errors.into_iter().map(Fault::from).collect()),
             Error::Unauthenticated => Self::new(
                 T::Unauthenticated,
-                "The API key is missing, unknown, expired or revoked. Send `Authorization: Bearer sp_...` with a valid one.",
+                "The API key or access token is missing, unknown, expired or revoked. Send `Authorization: Bearer ...` with a valid one.",
             ),
             Error::MissingScope(scope) => Self::new(
                 T::MissingScope,

@@ -2,8 +2,9 @@
 use crate::answer::{self, NewRequestId};
 use crate::arriving::{self, BodyMemory};
 use crate::body::Limits;
+use crate::jwt::Issuer;
 use crate::rate::RateLimit;
-use crate::{api_keys, docs, domains, health, keys, messages, openapi, raw, sign, verify};
+use crate::{api_keys, docs, domains, health, keys, messages, openapi, raw, sign, token, verify};
 use axum::Router;
 use axum::extract::FromRef;
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -25,6 +26,8 @@ pub(crate) struct ApiState {
     pub(crate) limits: Limits,
     /// Requests a second per tenant; `None`: off.
     pub(crate) rate: Option<Arc<RateLimit>>,
+    /// Of access tokens.
+    pub(crate) issuer: Arc<Issuer>,
 }
 
 impl FromRef<ApiState> for Limits {
@@ -53,6 +56,8 @@ pub(crate) fn api() -> OpenApiRouter<ApiState> {
         .routes(routes!(verify::verify_message))
         .routes(routes!(api_keys::create_api_key, api_keys::list_api_keys))
         .routes(routes!(api_keys::revoke_api_key))
+        .routes(routes!(token::create_token))
+        .routes(routes!(token::key_set))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(docs::openapi_document))
@@ -60,13 +65,15 @@ pub(crate) fn api() -> OpenApiRouter<ApiState> {
         .route(docs::STYLESHEET, get(docs::stylesheet))
 }
 
-/// The API over these use cases, ready to serve. `rate_limit`: requests a second per tenant.
-pub fn router(engine: Engine, rate_limit: Option<NonZeroU32>) -> Router {
+/// The API over these use cases, ready to serve. `public_url`: how others reach it, which access tokens name; `rate_limit`: requests a
+/// second per tenant.
+pub fn router(engine: Engine, public_url: &str, rate_limit: Option<NonZeroU32>) -> Router {
     let limits = Limits::for_message(engine.settings().max_message);
     let ids = engine.clone();
     let new_request_id: NewRequestId = Arc::new(move || ids.fresh_id());
     let (routes, _document) = api().split_for_parts();
-    let state = ApiState { engine, limits, rate: RateLimit::new(rate_limit) };
+    let state =
+        ApiState { engine, limits, rate: RateLimit::new(rate_limit), issuer: Arc::new(Issuer::new(public_url)) };
     around(routes.with_state(state), new_request_id, BodyMemory::new(limits.in_memory))
 }
 

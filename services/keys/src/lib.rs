@@ -7,11 +7,13 @@ mod random;
 mod seal;
 mod sealed;
 mod signing_key;
+mod token_key;
 
 pub use aws_kms::AwsKmsCustody;
 pub use master::{MasterKey, MasterKeyError};
 pub use random::{Random, SystemRandom};
 pub use sealed::SealedCustody;
+pub use token_key::{NewTokenKey, TokenKey};
 
 use signpost_dkim::record::PublicKey;
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};

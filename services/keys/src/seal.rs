@@ -9,6 +9,8 @@ use zeroize::Zeroizing;
 
 /// First part of the associated data: the version and use of the format.
 const CONTEXT: &str = "signpost sealed private key v1";
+/// The same of keys that sign access tokens: a key of one use never opens as one of the other.
+const TOKEN_CONTEXT: &str = "signpost sealed token key v1";
 const NAME_LEN: usize = 8;
 const HEADER_LEN: usize = NAME_LEN + NONCE_LEN;
 const TAG_LEN: usize = 16;
@@ -40,6 +42,36 @@ impl SealingKey {
         algorithm: KeyAlgorithm,
         pkcs8: &[u8],
     ) -> Result<Vec<u8>, CustodyError> {
+        self.seal_for(rng, &binding.key_id, associated_data(binding, algorithm), pkcs8)
+    }
+
+    /// Gives the PKCS#8 octets back, if `sealed` was sealed for this binding and algorithm and is unchanged.
+    pub(crate) fn open(
+        &self,
+        binding: &KeyBinding,
+        algorithm: KeyAlgorithm,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, CustodyError> {
+        self.open_for(&binding.key_id, associated_data(binding, algorithm), sealed)
+    }
+
+    /// Seals the PKCS#8 octets of a key that signs access tokens.
+    pub(crate) fn seal_token_key(&self, rng: &dyn Random, kid: &str, pkcs8: &[u8]) -> Result<Vec<u8>, CustodyError> {
+        self.seal_for(rng, kid, framed(&[TOKEN_CONTEXT, kid]), pkcs8)
+    }
+
+    /// The reverse.
+    pub(crate) fn open_token_key(&self, kid: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CustodyError> {
+        self.open_for(kid, framed(&[TOKEN_CONTEXT, kid]), sealed)
+    }
+
+    fn seal_for(
+        &self,
+        rng: &dyn Random,
+        key_id: &str,
+        associated: Vec<u8>,
+        pkcs8: &[u8],
+    ) -> Result<Vec<u8>, CustodyError> {
         let mut nonce = [0; NONCE_LEN];
         rng.fill(&mut nonce);
         // Sized once: a vector that grows would leave plaintext behind. Zeroizing covers the way out through an error.
@@ -51,36 +83,26 @@ impl SealingKey {
             .key
             .seal_in_place_separate_tag(
                 Nonce::assume_unique_for_key(nonce),
-                Aad::from(associated_data(binding, algorithm)),
+                Aad::from(associated),
                 &mut out[HEADER_LEN..],
             )
-            .map_err(|_| CustodyError::Refused(format!("key {} could not be sealed", binding.key_id)))?;
+            .map_err(|_| CustodyError::Refused(format!("key {key_id} could not be sealed")))?;
         out.extend_from_slice(tag.as_ref());
         Ok(std::mem::take(&mut *out))
     }
 
-    /// Gives the PKCS#8 octets back, if `sealed` was sealed for this binding and algorithm and is unchanged.
-    pub(crate) fn open(
-        &self,
-        binding: &KeyBinding,
-        algorithm: KeyAlgorithm,
-        sealed: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, CustodyError> {
-        let (name, rest) = sealed.split_at_checked(NAME_LEN).ok_or_else(|| does_not_open(binding))?;
+    fn open_for(&self, key_id: &str, associated: Vec<u8>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CustodyError> {
+        let (name, rest) = sealed.split_at_checked(NAME_LEN).ok_or_else(|| does_not_open(key_id))?;
         if name != self.name {
             return Err(CustodyError::Unavailable(format!(
-                "key {} was sealed under another master key; give Signpost the master key that it was made with",
-                binding.key_id
+                "key {key_id} was sealed under another master key; give Signpost the master key that it was made with"
             )));
         }
-        let (nonce, ciphertext) = rest.split_at_checked(NONCE_LEN).ok_or_else(|| does_not_open(binding))?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| does_not_open(binding))?;
+        let (nonce, ciphertext) = rest.split_at_checked(NONCE_LEN).ok_or_else(|| does_not_open(key_id))?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| does_not_open(key_id))?;
         let mut buffer = Zeroizing::new(ciphertext.to_vec());
-        let length = self
-            .key
-            .open_in_place(nonce, Aad::from(associated_data(binding, algorithm)), &mut buffer)
-            .map_err(|_| does_not_open(binding))?
-            .len();
+        let length =
+            self.key.open_in_place(nonce, Aad::from(associated), &mut buffer).map_err(|_| does_not_open(key_id))?.len();
         buffer.truncate(length);
         Ok(buffer)
     }
@@ -92,10 +114,13 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-/// Each part preceded by its length, so that no two bindings give the same octets.
 fn associated_data(binding: &KeyBinding, algorithm: KeyAlgorithm) -> Vec<u8> {
     let KeyBinding { tenant, domain, selector, key_id } = binding;
-    let parts = [CONTEXT, algorithm.as_str(), tenant, domain.as_str(), selector.as_str(), key_id];
+    framed(&[CONTEXT, algorithm.as_str(), tenant, domain.as_str(), selector.as_str(), key_id])
+}
+
+/// Each part preceded by its length, so that no two lists give the same octets.
+fn framed(parts: &[&str]) -> Vec<u8> {
     let mut out = Vec::new();
     for part in parts {
         out.extend_from_slice(&(part.len() as u64).to_be_bytes());
@@ -104,10 +129,9 @@ fn associated_data(binding: &KeyBinding, algorithm: KeyAlgorithm) -> Vec<u8> {
     out
 }
 
-fn does_not_open(binding: &KeyBinding) -> CustodyError {
+fn does_not_open(key_id: &str) -> CustodyError {
     CustodyError::Refused(format!(
-        "the sealed octets of key {} do not open for its tenant, domain and selector: the row was changed or moved; \
-         restore it from a backup, or revoke the key and make a new one",
-        binding.key_id
+        "the sealed octets of key {key_id} do not open for what they were sealed for: the row was changed or moved; \
+         restore it from a backup, or revoke the key and make a new one"
     ))
 }

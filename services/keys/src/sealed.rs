@@ -51,6 +51,15 @@ impl SealedCustody {
         vault.epoch += 1;
     }
 
+    /// The subkey of the master key; `Unavailable` while sealed.
+    pub(crate) fn sealing(&self) -> Result<Arc<SealingKey>, CustodyError> {
+        self.read().unsealed()
+    }
+
+    pub(crate) fn rng(&self) -> &dyn Random {
+        &*self.rng
+    }
+
     /// The parsed key of this row: from the cache, or opened now and cached.
     async fn signing_key(&self, binding: &KeyBinding, stored: &StoredKey) -> Result<Arc<SigningKey>, CustodyError> {
         let (sealing, epoch) = {

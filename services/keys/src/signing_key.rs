@@ -73,6 +73,14 @@ impl SigningKey {
         }
     }
 
+    /// The bare public half of an Ed25519 key, 32 octets.
+    pub(crate) fn ed25519_public_key(&self) -> Result<Vec<u8>, CustodyError> {
+        match self {
+            Self::Ed25519(pair) => Ok(pair.public_key().as_ref().to_vec()),
+            Self::Rsa(_) => Err(CustodyError::Refused("an Ed25519 key is needed".into())),
+        }
+    }
+
     /// RSASSA-PKCS1-v1_5 over the SHA-256 digest (RFC 8017 8.2, RFC 6376 3.3.1), or PureEdDSA with the digest's
     /// 32 octets as the message (RFC 8463 3). Constant time, blinded, in aws-lc.
     pub(crate) fn sign(&self, digest: &[u8; 32]) -> Result<Vec<u8>, CustodyError> {

@@ -107,6 +107,10 @@ pub(crate) struct ServeArgs {
     /// HTTP address
     #[arg(long, env = "SIGNPOST_LISTEN", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
+    /// How others reach the API, for example https://signpost.example.com; access tokens name it, so all processes need the same.
+    /// Unset: http:// and the HTTP address
+    #[arg(long, env = "SIGNPOST_PUBLIC_URL", value_parser = parse_public_url)]
+    pub(crate) public_url: Option<String>,
     /// Addresses or CIDRs of proxies in front, whose X-Forwarded-For is believed
     #[arg(long, env = "SIGNPOST_TRUSTED_PROXIES", value_delimiter = ',', value_parser = parse_net)]
     pub(crate) trusted_proxies: Vec<IpNet>,
@@ -288,6 +292,18 @@ fn parse_net(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| "an address or a CIDR is needed, for example 10.0.0.0/8".to_owned())
+}
+
+/// `https://host[:port][/path]`, without a final slash. Nothing else belongs into the `iss` of a token (RFC 8414 2).
+fn parse_public_url(text: &str) -> Result<String, String> {
+    let url = text.trim().trim_end_matches('/');
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
+    let host = rest.split('/').next().unwrap_or_default();
+    let plain = |b: u8| b.is_ascii_graphic() && !b"?#@\"<>\\".contains(&b);
+    if host.is_empty() || !rest.bytes().all(plain) {
+        return Err("a URL like https://signpost.example.com is needed, without user, query or fragment".to_owned());
+    }
+    Ok(url.to_owned())
 }
 
 /// At most a million: below a microsecond a request there is nothing to count.
@@ -476,6 +492,25 @@ mod tests {
         }
         for bad in ["", "proxy.example", "10.0.0.0/33", "10.0.0", "*"] {
             assert!(parse_net(bad).is_err(), "{bad}");
+        }
+        for (given, url) in [
+            ("https://signpost.example.com/", "https://signpost.example.com"),
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+            ("https://example.com/signpost", "https://example.com/signpost"),
+        ] {
+            assert_eq!(parse_public_url(given).as_deref(), Ok(url));
+        }
+        for bad in [
+            "",
+            "example.com",
+            "ftp://example.com",
+            "https://",
+            "https:///v1",
+            "https://a@b.example",
+            "https://b.example/?x",
+            "https://b .example",
+        ] {
+            assert!(parse_public_url(bad).is_err(), "{bad}");
         }
         assert_eq!(serve(&["--rate-limit", "5"]).rate_limit.map(NonZeroU32::get), Some(5));
         assert_eq!(serve(&[]).rate_limit, None);

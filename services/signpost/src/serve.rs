@@ -28,7 +28,7 @@ const UNSEAL_EVERY: Duration = Duration::from_secs(2);
 const BACKGROUND_END: Duration = Duration::from_secs(45);
 
 /// Variables of the contract that this version does not act on yet; each would silently do nothing.
-const NOT_YET: [&str; 3] = ["SIGNPOST_SMTP_LISTEN", "SIGNPOST_DNS_UPDATE", "SIGNPOST_PUBLIC_URL"];
+const NOT_YET: [&str; 2] = ["SIGNPOST_SMTP_LISTEN", "SIGNPOST_DNS_UPDATE"];
 /// As above, where going on would be dangerous.
 const REFUSED: [&str; 2] = ["SIGNPOST_TLS_CERT", "SIGNPOST_TLS_KEY"];
 
@@ -72,7 +72,8 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     let background = start_background(&engine, args.has(Role::Worker).then_some(tls), key_path, &shutdown);
     if let Some(listener) = listener {
         let door = args.door(open_files());
-        let router = signpost_http::router(engine.clone(), args.rate_limit);
+        let public_url = args.public_url.clone().unwrap_or(format!("http://{}", listener.local_addr()?));
+        let router = signpost_http::router(engine.clone(), &public_url, args.rate_limit);
         let api = signpost_http::serve(listener, router, door, shutdown.clone());
         background.spawn("the HTTP server", async move {
             if let Err(error) = api.await {

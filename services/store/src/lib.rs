@@ -22,6 +22,7 @@ mod sqlite;
 mod statement;
 mod status;
 mod tenants;
+mod token_keys;
 mod writer;
 
 pub use audit::AuditRow;
@@ -33,3 +34,4 @@ pub use messages::{MessageBody, MessageRow, NewMessage, Page, RecipientRow, Sign
 pub use postgres::PostgresSettings;
 pub use queue::{ClaimedRecipient, Delivery, Fence, Outcome, ReleaseChange, Waiting};
 pub use tenants::{ApiKeyRow, TenantRow};
+pub use token_keys::TokenKeyRow;

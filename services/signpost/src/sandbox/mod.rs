@@ -109,7 +109,7 @@ pub(crate) async fn run(args: SandboxArgs) -> Outcome<ExitCode> {
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
     let api_address = listener.local_addr()?;
     let background = serve::start_background(&engine, Some(tls), key_path, &shutdown);
-    let router = signpost_http::router(engine.clone(), None);
+    let router = signpost_http::router(engine.clone(), &format!("http://{api_address}"), None);
     let api = tokio::spawn(signpost_http::serve(listener, router, Door::default(), shutdown.clone()));
     let page_listener = TcpListener::bind(ONCE_LISTEN).await?;
     let page_address = page_listener.local_addr()?;
