@@ -133,8 +133,7 @@ mod tests {
 
     /// Calls that need no credentials. This list may only shrink.
     /// Without a scope: these are asked by anybody, and POST /v1/token takes credentials of its own.
-    const OPEN: [&str; 6] =
-        ["/livez", "/readyz", "/openapi.json", "/docs", "/.well-known/jwks.json", "/v1/token"];
+    const OPEN: [&str; 6] = ["/livez", "/readyz", "/openapi.json", "/docs", "/.well-known/jwks.json", "/v1/token"];
 
     fn document() -> Value {
         serde_json::from_str(&openapi_json()).unwrap()
