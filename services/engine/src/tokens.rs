@@ -17,6 +17,10 @@ const GOOD_MS: i64 = 60_000;
 const UNKNOWN_MS: i64 = 1_000;
 const KID_LENGTH: usize = 20;
 
+// The overlap is longer than anything that is kept.
+const _: () = assert!(KEPT_MS > 1_000 * (crate::TOKEN_LIFETIME_S + crate::TOKEN_LEEWAY_S) + GOOD_MS);
+const _: () = assert!(LEAD_MS > GOOD_MS && LIFE_MS > LEAD_MS + KEPT_MS);
+
 /// The list as it was last read, and when.
 #[derive(Default)]
 pub(crate) struct KnownTokenKeys(RwLock<Option<(i64, Arc<Vec<TokenKeyRow>>)>>);
@@ -173,12 +177,5 @@ mod tests {
             assert_eq!(signer(&rows, now).map(|row| row.number), signs, "{signs_from:?} at {now}");
             assert_eq!(Plan::of(&rows, now), Plan { successor, delete_before }, "{signs_from:?} at {now}");
         }
-    }
-
-    #[test]
-    fn the_overlap_is_longer_than_anything_that_is_kept() {
-        let token_ms = 1_000 * (crate::TOKEN_LIFETIME_S + crate::TOKEN_LEEWAY_S);
-        assert!(KEPT_MS > token_ms + GOOD_MS);
-        assert!(LEAD_MS > GOOD_MS && LIFE_MS > LEAD_MS + KEPT_MS);
     }
 }

@@ -131,8 +131,7 @@ mod tests {
     use super::*;
     use serde_json::Value;
 
-    /// Calls that need no credentials. This list may only shrink.
-    /// Without a scope: these are asked by anybody, and POST /v1/token takes credentials of its own.
+    /// Calls without a scope: they need no credentials, or take their own (POST /v1/token). This list may only shrink.
     const OPEN: [&str; 6] = ["/livez", "/readyz", "/openapi.json", "/docs", "/.well-known/jwks.json", "/v1/token"];
 
     fn document() -> Value {

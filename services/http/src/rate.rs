@@ -159,7 +159,7 @@ mod tests {
             (62_000, 1, 9, 1, open),
         ] {
             let now = begun + Duration::from_millis(at);
-            let last = (0..requests).map(|_| limit.count("ten", now)).last().unwrap();
+            let last = (0..requests).fold(None, |_, _| Some(limit.count("ten", now))).unwrap();
             assert_eq!(last, Standing { limit: 10, remaining, reset, refused_for }, "at {at} ms");
         }
     }

@@ -317,11 +317,16 @@ impl App {
                 look(file.display().to_string(), &std::fs::read(&file).unwrap(), &needles);
             }
         }
-        // An API key is shown once, by the call that makes it.
-        let without_tokens: Vec<Needle> = needles.iter().filter(|n| n.name != "API secret").cloned().collect();
+        // An API key is shown once, by the call that makes it; so is an access token.
+        let without = |name: &str| needles.iter().filter(|n| n.name != name).cloned().collect::<Vec<Needle>>();
+        let (without_keys, without_tokens) = (without("API secret"), without("access token"));
         for exchange in self.api.exchanges() {
-            let shows_a_key = exchange.request == "POST /v1/api-keys";
-            look(exchange.request, &exchange.answer, if shows_a_key { &without_tokens } else { &needles });
+            let needles = match exchange.request.as_str() {
+                "POST /v1/api-keys" => &without_keys,
+                "POST /v1/token" => &without_tokens,
+                _ => &needles,
+            };
+            look(exchange.request, &exchange.answer, needles);
         }
         leaks
     }

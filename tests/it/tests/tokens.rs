@@ -5,7 +5,7 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-use signpost_it::{Answer, Api, App, DEADLINE, Named, PostgresServer, Receiver, World, wait_for};
+use signpost_it::{Answer, Api, App, DEADLINE, PostgresServer, Receiver, World, wait_for};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
@@ -26,7 +26,7 @@ fn form_of(api_key: &str) -> String {
 fn token(app: &App, api_key: &str) -> String {
     let answer = ask(&app.api(), &form_of(api_key)).expect(200);
     let token = answer.json()["access_token"].as_str().unwrap().to_owned();
-    app.learn_secret("an access token", token.as_bytes());
+    app.learn_secret("access token", token.as_bytes());
     token
 }
 

@@ -19,7 +19,7 @@ fn routes(memory: u64) -> (Router, Arc<Notify>) {
         }
     };
     let take = |request: Request| async { read(request.into_body(), u64::MAX).await.map(|o| o.len().to_string()) };
-    let never = any(|| std::future::pending::<String>());
+    let never = any(std::future::pending::<String>);
     let routes = Router::new().route("/hold", post(hold)).route("/read", post(take)).route("/never", never);
     (crate::router::around(routes, Arc::new(|| "1".to_owned()), BodyMemory::new(memory)), release)
 }
