@@ -3,6 +3,7 @@
 //! `jsonwebtoken` signs and verifies. What it is lax about (types of claims, `typ`, `kid`, `crit`) is looked at here, in the raw JSON.
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde_json::{Map, Value, json};
 use signpost_engine::tokens::TokenPublicKey;
@@ -88,7 +89,10 @@ impl Issuer {
         signature_only.required_spec_claims.clear();
         let verified =
             jsonwebtoken::decode::<Value>(token, &DecodingKey::from_ed_der(&key.public_key), &signature_only);
-        let Ok(verified) = verified else { return Err(Refused::Signature) };
+        let verified = verified.map_err(|error| match error.kind() {
+            ErrorKind::Json(_) => Refused::Malformed,
+            _ => Refused::Signature,
+        })?;
         let Value::Object(claims) = verified.claims else { return Err(Refused::Malformed) };
         self.check(&claims, now)
     }

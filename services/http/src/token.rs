@@ -3,6 +3,7 @@ use crate::body::{media_type, read};
 use crate::jwt;
 use crate::openapi::without_credentials;
 use crate::problem::{Problem, ProblemType};
+use crate::query::Query;
 use crate::rate;
 use crate::router::ApiState;
 use axum::Json;
@@ -128,6 +129,7 @@ impl IntoResponses for TokenProblems {
     fn responses() -> BTreeMap<String, RefOr<OpenApiResponse>> {
         use ProblemType as T;
         without_credentials(&[
+            T::InvalidRequest,
             T::MessageTooLarge,
             T::Timeout,
             T::RateLimited,
@@ -148,7 +150,7 @@ impl IntoResponses for TokenProblems {
     responses((status = 200, description = "A token.", body = TokenAnswer),
         (status = 400, description = "RFC 6749 5.2: `invalid_request`, `unsupported_grant_type` or `invalid_scope`.", body = TokenError),
         (status = 401, description = "RFC 6749 5.2: `invalid_client`.", body = TokenError), TokenProblems))]
-pub(crate) async fn create_token(State(state): State<ApiState>, request: Request) -> Response {
+pub(crate) async fn create_token(State(state): State<ApiState>, Query(()): Query<()>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let granted = async {
         if media_type(&parts.headers) != "application/x-www-form-urlencoded" {
@@ -306,7 +308,7 @@ pub(crate) enum KeySetProblems {}
 
 impl IntoResponses for KeySetProblems {
     fn responses() -> BTreeMap<String, RefOr<OpenApiResponse>> {
-        without_credentials(&[ProblemType::StoreUnavailable])
+        without_credentials(&[ProblemType::InvalidRequest, ProblemType::StoreUnavailable])
     }
 }
 
@@ -315,7 +317,7 @@ impl IntoResponses for KeySetProblems {
 /// The public keys that access tokens verify with (RFC 7517). A key is here a day before it signs, and until its last token has expired.
 #[utoipa::path(get, path = "/.well-known/jwks.json", operation_id = "getKeySet", tag = "Access", security(()),
     responses((status = 200, description = "The keys.", body = KeySet), KeySetProblems))]
-pub(crate) async fn key_set(State(state): State<ApiState>) -> Result<Response, Problem> {
+pub(crate) async fn key_set(State(state): State<ApiState>, Query(()): Query<()>) -> Result<Response, Problem> {
     let keys = state.engine.token_public_keys().await?.iter().map(jwt::jwk).collect();
     Ok(([(CACHE_CONTROL, KEYS_KEPT)], Json(KeySet { keys })).into_response())
 }
