@@ -7,10 +7,12 @@ pub mod domains;
 pub mod error;
 pub mod ids;
 pub mod inbound;
+mod kept;
 pub mod messages;
 mod outages;
 mod published;
 mod state;
+mod usage;
 
 pub use caller::{Caller, Scope};
 pub use clock::{Clock, SystemClock};
@@ -21,6 +23,6 @@ pub use state::{Engine, MasterKeyState, Settings};
 pub mod rows {
     pub use signpost_store::{
         ApiKeyRow, Begin, CheckRow, DomainRow, EventRow, IdempotencyScope, KeyRow, MessageBody, MessageRow, Page,
-        RecipientRow, SignatureRow, StoredAnswer, TenantRow,
+        RecipientRow, SignatureRow, StoredAnswer, TenantRow, UsageRow,
     };
 }

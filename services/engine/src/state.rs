@@ -1,7 +1,11 @@
 //! The engine's state, its settings, and the master key's life at run time.
 use crate::custody::Kms;
 use crate::delivery::DeliverySettings;
+use crate::kept::{Kept, Reading};
+use crate::messages::signing::Authority;
 use crate::outages::Outages;
+use crate::rows::{ApiKeyRow, TenantRow};
+use crate::usage::Counts;
 use crate::{Clock, Error, ids};
 use signpost_diagnosis::dns::Dns;
 use signpost_dkim::SigningDomain;
@@ -52,6 +56,12 @@ pub(crate) struct Inner {
     pub(crate) pepper: RwLock<Option<Zeroizing<[u8; 32]>>>,
     /// API-key id -> last use, flushed in batches.
     pub(crate) last_uses: Mutex<HashMap<String, i64>>,
+    /// API-key id -> the key and its tenant.
+    pub(crate) api_keys: Kept<String, Arc<(ApiKeyRow, TenantRow)>>,
+    /// Tenant id and domain of From -> what `authorize` said, and the key that signs.
+    pub(crate) authorities: Kept<(String, SigningDomain), Arc<Authority>>,
+    /// What was used and is not written yet.
+    pub(crate) counts: Counts,
     /// Tenant id -> start times of its checks in the last minute.
     pub(crate) recent_checks: Mutex<HashMap<String, Vec<i64>>>,
 }
@@ -67,6 +77,11 @@ pub enum MasterKeyState {
     NeverMade,
 }
 
+/// How old a key's and its tenant's row may be that a caller is known by. DESIGN allows 5 s; the time of reading is in it.
+const API_KEY_GOOD_MS: i64 = 4_000;
+/// How old what another process changed in a domain or its keys may be for a request. What was accepted on that is looked at
+/// again before delivery.
+const AUTHORITY_GOOD_MS: i64 = 1_000;
 const MASTER_KEY_CHECK: &str = "master_key_check";
 
 impl Engine {
@@ -86,6 +101,9 @@ impl Engine {
                 settings,
                 pepper: RwLock::new(None),
                 last_uses: Mutex::new(HashMap::new()),
+                api_keys: Kept::new(API_KEY_GOOD_MS),
+                authorities: Kept::new(AUTHORITY_GOOD_MS),
+                counts: Counts::default(),
                 recent_checks: Mutex::new(HashMap::new()),
             }),
         }
@@ -130,6 +148,11 @@ impl Engine {
     /// A fresh id (UUIDv7, 32 hex digits).
     pub fn fresh_id(&self) -> String {
         ids::fresh(self.inner.clock.as_ref(), self.inner.random.as_ref())
+    }
+
+    /// The present, for what is kept of the store.
+    pub(crate) fn reading(&self) -> Reading {
+        Reading { version: self.inner.store.rights_version(), at_ms: self.now_ms() }
     }
 
     pub(crate) fn now_ms(&self) -> i64 {

@@ -3,6 +3,7 @@
 //! `Store` is where the choice of database is made: every method goes through [`Store::write`] or [`Store::readers`];
 //! what a statement runs on is told apart in `statement`.
 use crate::Page;
+use crate::accept::GroupAccept;
 use crate::claims::Unanswered;
 use crate::postgres::{self, Failure, PostgresSettings};
 use crate::sqlite::Sqlite;
@@ -15,6 +16,7 @@ use sqlx::error::ErrorKind;
 use sqlx::postgres::{PgDatabaseError, PgPool};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 /// Where the data lies, if it is SQLite.
@@ -139,11 +141,22 @@ struct Inner {
     queue: Arc<Notify>,
     /// Claims whose commit was not answered.
     unanswered: Unanswered,
+    /// Counts the changes of what callers may do.
+    rights: AtomicU64,
 }
 
 enum Database {
     Sqlite(Box<Sqlite>),
-    Postgres(PgPool),
+    Postgres { pool: PgPool, group: GroupAccept },
+}
+
+/// Dropped when a change of what callers may do is committed, or may be: what was read before counts as old.
+pub(crate) struct RightsMoved<'s>(&'s AtomicU64);
+
+impl Drop for RightsMoved<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl Store {
@@ -164,12 +177,32 @@ impl Store {
     pub async fn connect(settings: PostgresSettings) -> Result<Self, StoreError> {
         let pool = postgres::open(settings).await?;
         let readers = Readers::Postgres(pool.clone());
-        Ok(Self::of(Database::Postgres(pool), readers))
+        let group = GroupAccept::start(&pool);
+        Ok(Self::of(Database::Postgres { pool, group }, readers))
     }
 
     fn of(database: Database, readers: Readers) -> Self {
         let (queue, unanswered) = (Arc::new(Notify::new()), Unanswered::default());
-        Self { inner: Arc::new(Inner { database, readers, queue, unanswered }) }
+        Self { inner: Arc::new(Inner { database, readers, queue, unanswered, rights: AtomicU64::new(0) }) }
+    }
+
+    /// Moves whenever this process changed something that decides what a caller may do, or with which key it is signed: API
+    /// keys, owners of names, domains, their keys. Read it before the rows: while it stays, this process has not changed them.
+    pub fn rights_version(&self) -> u64 {
+        self.inner.rights.load(Ordering::SeqCst)
+    }
+
+    /// To be held while such a thing is changed.
+    pub(crate) fn moves_rights(&self) -> RightsMoved<'_> {
+        RightsMoved(&self.inner.rights)
+    }
+
+    /// How messages are accepted in groups; SQLite's writer does that for every write.
+    pub(crate) fn group_accept(&self) -> Option<&GroupAccept> {
+        match &self.inner.database {
+            Database::Sqlite(_) => None,
+            Database::Postgres { group, .. } => Some(group),
+        }
     }
 
     /// One trivial read, for /readyz.
@@ -182,7 +215,7 @@ impl Store {
     pub async fn close(&self) {
         match &self.inner.database {
             Database::Sqlite(database) => database.close().await,
-            Database::Postgres(_) => self.inner.readers.close().await,
+            Database::Postgres { .. } => self.inner.readers.close().await,
         }
     }
 
@@ -214,7 +247,7 @@ impl Store {
                     .await;
                 written.map_err(Failure::Undone)
             }
-            Database::Postgres(pool) => postgres::write(pool.clone(), work).await,
+            Database::Postgres { pool, .. } => postgres::write(pool.clone(), work).await,
         }
     }
 
@@ -231,7 +264,7 @@ impl Store {
     pub(crate) async fn scrub_log(&self) {
         match &self.inner.database {
             Database::Sqlite(database) => database.scrub_log().await,
-            Database::Postgres(_) => {}
+            Database::Postgres { .. } => {}
         }
     }
 

@@ -111,7 +111,7 @@ async fn nothing_leaves_for_a_name_that_was_lost_whether_it_waits_or_is_queued()
     for id in [&scheduled, &queued] {
         assert!(bench.work_until(id, "expired").await.is_empty());
     }
-    let refused = bench.engine.send(&bench.caller, &bench.request(None), None).await;
+    let refused = bench.engine.send(&bench.caller, bench.request(None), None).await;
     assert!(matches!(refused, Err(Error::DomainNotAllowed(_))), "{refused:?}");
 }
 

@@ -15,3 +15,4 @@ mod release;
 mod remote_keys;
 mod spawned;
 mod tenants;
+mod usage;

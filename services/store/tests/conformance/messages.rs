@@ -42,10 +42,10 @@ async fn a_message_is_accepted_whole_or_not_at_all(store: Store) {
     for (n, spoil) in spoil.into_iter().enumerate() {
         let mut new = new_message(&domain, &["bob@example.net", "cat@example.org"]);
         spoil(&mut new, &first);
-        assert!(store.accept_message(&new).await.is_err(), "case {n}");
+        assert!(store.accept_message(new.clone()).await.is_err(), "case {n}");
         assert!(store.message(&domain.tenant_id, &new.message.id).await.unwrap().is_none(), "case {n}");
         new = NewMessage { audit: None, ..new_message(&domain, &["bob@example.net"]) };
-        store.accept_message(&new).await.unwrap();
+        store.accept_message(new.clone()).await.unwrap();
     }
     assert_eq!(store.messages(&domain.tenant_id, None, None, 100).await.unwrap().rows.len(), 6);
     assert_eq!(event_kinds(&store, &first).await, ["message.accepted"]);
@@ -56,10 +56,10 @@ async fn a_message_for_a_foreign_or_deleted_domain_is_refused(store: Store) {
     let (row, _) = domain(&store, &ann, "example.com").await;
     let mut foreign = new_message(&row, &["bob@example.net"]);
     foreign.message.tenant_id = eve;
-    assert!(matches!(store.accept_message(&foreign).await, Err(StoreError::Stale)));
+    assert!(matches!(store.accept_message(foreign.clone()).await, Err(StoreError::Stale)));
     store.delete_domain(&ann, &row.id, NOW, &id, &audit(&ann, "domain.deleted")).await.unwrap();
     let late = new_message(&row, &["bob@example.net"]);
-    assert!(matches!(store.accept_message(&late).await, Err(StoreError::Stale)));
+    assert!(matches!(store.accept_message(late.clone()).await, Err(StoreError::Stale)));
 }
 
 async fn messages_are_paged_newest_first_and_filtered_by_status(store: Store) {
@@ -69,7 +69,7 @@ async fn messages_are_paged_newest_first_and_filtered_by_status(store: Store) {
     for n in 0..5 {
         let new =
             if n % 2 == 0 { new_message(&row, &["bob@example.net"]) } else { waiting_message(&row, "held", Some(NOW)) };
-        store.accept_message(&new).await.unwrap();
+        store.accept_message(new.clone()).await.unwrap();
         ids.push(new.message.id);
     }
     let newest_first: Vec<String> = ids.iter().rev().cloned().collect();
@@ -108,7 +108,7 @@ async fn events_are_paged_by_time_then_id(store: Store) {
             ..event(&ann, kind, Some(&new.message.id))
         })
         .collect();
-    store.accept_message(&new).await.unwrap();
+    store.accept_message(new.clone()).await.unwrap();
     let expected = [kinds[3], kinds[0], kinds[1], kinds[2]];
     let mut seen = Vec::new();
     let mut after: Option<String> = None;
@@ -127,7 +127,7 @@ async fn many_messages_accepted_at_once_are_all_there(store: Store) {
     let ann = tenant(&store).await;
     let (row, _) = domain(&store, &ann, "example.com").await;
     let news: Vec<NewMessage> = (0..200).map(|_| new_message(&row, &["bob@example.net"])).collect();
-    let results = futures_util::future::join_all(news.iter().map(|new| store.accept_message(new))).await;
+    let results = futures_util::future::join_all(news.iter().map(|new| store.accept_message(new.clone()))).await;
     assert!(results.iter().all(Result::is_ok));
     for new in &news {
         assert_eq!(statuses(&store, new).await, ("queued".into(), vec!["queued".into()]));
@@ -139,7 +139,7 @@ async fn a_nul_in_a_text_is_no_error(store: Store) {
     let (row, _) = domain(&store, &tenant, "example.com").await;
     let mut new = new_message(&row, &["bob@example.net"]);
     new.message.subject = "a\0b".into();
-    store.accept_message(&new).await.unwrap();
+    store.accept_message(new.clone()).await.unwrap();
     let (message, _) = store.message(&tenant, &new.message.id).await.unwrap().unwrap();
     assert!(["a\0b", "a\u{fffd}b"].contains(&message.subject.as_str()), "{:?}", message.subject);
     assert!(store.message(&tenant, "a\0b").await.unwrap().is_none());

@@ -59,9 +59,8 @@ pub fn compose(request: &MessageRequest, context: &ComposeContext<'_>) -> Result
 
 /// A size that the built message cannot fall below, so that what is far too large is never built.
 fn least_size(request: &MessageRequest) -> usize {
-    let texts = request.text.as_ref().map_or(0, String::len) + request.html.as_ref().map_or(0, String::len);
     let dropped = 2 * '\u{FEFF}'.len_utf8(); // no encoding is shorter than what it encodes
-    (texts + request.attachments.iter().map(|a| a.content.len()).sum::<usize>()).saturating_sub(dropped)
+    request.octets().saturating_sub(dropped)
 }
 
 /// RFC 5322 3.6: each field once, Date and Message-ID always there before anything is signed.
