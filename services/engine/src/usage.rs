@@ -33,6 +33,12 @@ impl Counts {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += count;
     }
 
+    /// Of all tenants, days and kinds.
+    #[cfg(test)]
+    pub(crate) fn total(&self) -> i64 {
+        self.0.lock().unwrap().values().sum()
+    }
+
     fn take(&self) -> HashMap<(String, i64, Used), i64> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
