@@ -26,7 +26,7 @@ pub(crate) fn compare(rounds: usize) -> Result<()> {
         (Form::Json, "a JSON message with an attachment of 18 MB, built just under 25 MB", 3.0),
     ] {
         for database in [Database::Sqlite, Database::Postgres] {
-            for delivers in [false, true] {
+            for &delivers in database.delivers() {
                 let mut results = Vec::new();
                 for _ in 0..rounds {
                     results.push(one(form, &Wanted { database, algorithm: "ed25519", delivers })?);

@@ -17,7 +17,7 @@ const LENGTH: Duration = Duration::from_secs(5);
 pub(crate) fn compare(rounds: usize) -> Result<()> {
     for database in [Database::Postgres, Database::Sqlite] {
         for (name, algorithm) in [("ed25519", KeyAlgorithm::Ed25519), ("rsa-2048", KeyAlgorithm::Rsa2048)] {
-            for delivers in [false, true] {
+            for &delivers in database.delivers() {
                 one(rounds, &Wanted { database, algorithm: name, delivers }, algorithm)?;
             }
         }

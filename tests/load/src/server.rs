@@ -13,6 +13,14 @@ pub(crate) enum Database {
 }
 
 impl Database {
+    /// Whether a worker runs in the process: with and without; on SQLite it always does.
+    pub(crate) fn delivers(self) -> &'static [bool] {
+        match self {
+            Self::Sqlite => &[true],
+            Self::Postgres => &[false, true],
+        }
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Sqlite => "SQLite",

@@ -72,7 +72,7 @@ impl Engine {
             mail_from: FieldError::at("/mail_from", ALLOWED_DETAIL),
         };
         let extras = Extras { tags: json!(request.tags), metadata: metadata_object(&request.metadata) };
-        let composed = self.prepare(request.octets(), move |context| compose::compose(&request, context));
+        let composed = self.prepare(request.octets(), move |context| compose::compose(request, context));
         let prepared = composed.await?;
         self.accept(caller, prepared, places, extras, idempotency).await
     }
