@@ -59,16 +59,24 @@ pub(crate) async fn read(conn: &mut Connection<'_>, message_id: &str) -> Result<
         sql("SELECT prefix, raw FROM bodies WHERE message_id = $1").bind(message_id).fetch_one(&mut *conn).await?;
     let mut body = first(&row)?;
     drop(row);
-    let mut place = 1;
-    while body.raw.len().is_multiple_of(PIECE) && !body.raw.is_empty() {
+    if body.raw.len() < PIECE {
+        return Ok(body);
+    }
+    let further: i64 = sql("SELECT COUNT(*) AS n FROM body_pieces WHERE message_id = $1")
+        .bind(message_id)
+        .fetch_one(&mut *conn)
+        .await?
+        .try_get("n")?;
+    // At once, with room for the prefix: what grows step by step is copied, and lies in memory twice meanwhile.
+    let pieces = usize::try_from(further).unwrap_or_default();
+    body.raw.reserve_exact(pieces * PIECE + body.prefix.len());
+    for place in 1..=further {
         let row = sql("SELECT octets FROM body_pieces WHERE message_id = $1 AND place = $2")
             .bind(message_id)
             .bind(place)
-            .fetch_optional(&mut *conn)
+            .fetch_one(&mut *conn)
             .await?;
-        let Some(row) = row else { break };
         body.raw.extend_from_slice(row.try_get("octets")?);
-        place += 1;
     }
     Ok(body)
 }

@@ -457,7 +457,7 @@ fn a_message_over_the_limit_is_too_large_and_one_far_over_is_never_built() {
 
 /// The texts of the faults with their pointers, for a request that is refused.
 fn refused(request: &MessageRequest) -> Vec<(String, String)> {
-    match compose(request, &context(&Sequence::new(1))) {
+    match compose(request.clone(), &context(&Sequence::new(1))) {
         Err(Error::Invalid(faults)) => {
             faults.into_iter().map(|fault| (fault.pointer.unwrap_or_default(), fault.detail)).collect()
         }
