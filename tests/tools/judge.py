@@ -1,9 +1,13 @@
-"""Judges that share no code with Signpost: dkimpy for signatures, Python's email package for MIME.
+"""Judges that share no code with Signpost: dkimpy for signatures, authres for Authentication-Results, Python's email package for MIME.
 
 A long-running child: one JSON request a line on stdin, one JSON answer a line on stdout.
 
     {"op": "verify", "message": base64, "txt": {name: text} or "dns": "address:port"}
       -> {"results": [bool, ...], "reasons": [null or text, ...]}      one a DKIM-Signature, top to bottom
+    {"op": "sign", "message": base64, "domain", "selector", "seed": base64 (Ed25519), "length": bool}
+      -> {"message": base64}                                          signed, with l= if length
+    {"op": "authentication_results", "value": text of the field}
+      -> {"results": [[method, result, reason or null], ...]}         as an RFC 8601 parser reads it; trouble is a failure
     {"op": "decode", "message": base64}
       -> {"headers": [[name, value], ...], "text", "html", "attachments": [{"filename", "content_type", "content_id", "sha256"}], "defects": [...]}
 """
@@ -15,6 +19,7 @@ import hashlib
 import json
 import sys
 
+import authres
 import dkim
 import dns.exception
 import dns.resolver
@@ -65,6 +70,26 @@ def verify(request):
     return {"results": results, "reasons": reasons}
 
 
+def sign(request):
+    message = base64.b64decode(request["message"])
+    field = dkim.sign(
+        message,
+        request["selector"].encode(),
+        request["domain"].encode(),
+        request["seed"].encode(),
+        canonicalize=(b"relaxed", b"relaxed"),
+        signature_algorithm=b"ed25519-sha256",
+        include_headers=[b"from", b"to", b"subject"],
+        length=request["length"],
+    )
+    return {"message": base64.b64encode(field + message).decode()}
+
+
+def authentication_results(request):
+    parsed = authres.AuthenticationResultsHeader.parse("Authentication-Results: " + request["value"])
+    return {"results": [[one.method, one.result, one.reason] for one in parsed.results]}
+
+
 def decode(request):
     message = email.message_from_bytes(base64.b64decode(request["message"]), policy=email.policy.default)
     bodies, attachments, defects = {}, [], [str(d) for d in message.defects]
@@ -96,7 +121,12 @@ def decode(request):
     }
 
 
-OPERATIONS = {"verify": verify, "decode": decode}
+OPERATIONS = {
+    "verify": verify,
+    "sign": sign,
+    "authentication_results": authentication_results,
+    "decode": decode,
+}
 
 
 def main():

@@ -1,6 +1,19 @@
-//! DMARC records: which text is one, what it says, and where it is found (RFC 7489 6.3, 6.4, 6.6.3).
+//! DMARC records: which text is one and what it says (RFC 9989 4.7; RFC 7489 6.3, 6.4). Where one is found: `discovery.rs`.
 //!
 //! Found and parsed here rather than by mail-auth, because that takes the first of several records, where all must be discarded.
+
+impl Record {
+    /// RFC 9989 4.10.1: p= at the author domain itself; below the record's name np= for a domain that does not exist, else sp=,
+    /// else p=.
+    pub(crate) fn policy_for(&self, at_author: bool, author_exists: bool) -> (Policy, PolicySource) {
+        let below = || self.subdomains.map_or((self.policy, PolicySource::P), |policy| (policy, PolicySource::Sp));
+        match (at_author, author_exists, self.nonexistent) {
+            (true, _, _) => (self.policy, PolicySource::P),
+            (false, false, Some(policy)) => (policy, PolicySource::Np),
+            (false, true, _) | (false, false, None) => below(),
+        }
+    }
+}
 
 /// How close names must be (RFC 7489 3.1.1, 3.1.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,16 +33,18 @@ impl Alignment {
     }
 }
 
-/// p= and sp= (RFC 7489 6.3).
+/// p=, sp= and np= (RFC 9989 4.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Policy {
+#[expect(missing_docs, reason = "the names are the RFC's")]
+pub enum Policy {
     None,
     Quarantine,
     Reject,
 }
 
 impl Policy {
-    pub(crate) fn as_str(self) -> &'static str {
+    /// As written in a record.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Quarantine => "quarantine",
@@ -44,13 +59,37 @@ impl Policy {
     }
 }
 
+/// Which tag gave the policy (RFC 9989 4.10.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the tags'")]
+pub enum PolicySource {
+    P,
+    Sp,
+    Np,
+}
+
+impl PolicySource {
+    /// The tag.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::P => "p",
+            Self::Sp => "sp",
+            Self::Np => "np",
+        }
+    }
+}
+
 /// The tags that decide.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// For the name where it stands.
+    /// For the name where it stands, and for names below where nothing else is said.
     pub(crate) policy: Policy,
-    /// For names below; p= where sp= is absent.
-    pub(crate) subdomain_policy: Policy,
+    /// sp=, for names below.
+    pub(crate) subdomains: Option<Policy>,
+    /// np=, for names below that do not exist.
+    pub(crate) nonexistent: Option<Policy>,
+    /// psd=y: true, psd=n: false (RFC 9989 4.7).
+    pub(crate) public_suffix: Option<bool>,
     pub(crate) adkim: Alignment,
     pub(crate) aspf: Alignment,
     /// Tags that were ignored, and spelling that many tools fail on; a sentence each.
@@ -93,20 +132,31 @@ pub(crate) fn parse(text: &str) -> Result<Record, String> {
     let tags = tags(text, &mut warnings);
     let value = |name: &str| tags.iter().find(|(tag, _)| tag == name).map(|(_, value)| value.as_str());
     let has_report_address = value("rua").is_some_and(|uris| uris.split(',').any(is_mailto));
-    let policy = match (value("p").map(Policy::parse), value("sp").map(Policy::parse)) {
-        (Some(Some(policy)), None | Some(Some(_))) => policy,
-        (None | Some(None), _) | (_, Some(None)) if has_report_address => {
-            warnings.push("p= or sp= is missing or wrong, so receivers treat it as p=none (RFC 7489 6.6.3)".to_owned());
-            Policy::None
+    let (p, sp, np) = (value("p").map(Policy::parse), value("sp").map(Policy::parse), value("np").map(Policy::parse));
+    let (policy, subdomains, nonexistent) = match (p, sp, np) {
+        (Some(Some(policy)), None | Some(Some(_)), None | Some(Some(_))) => (policy, sp.flatten(), np.flatten()),
+        (None | Some(None), _, _) | (_, Some(None), _) | (_, _, Some(None)) if has_report_address => {
+            warnings.push(
+                "p= is missing, or p=, sp= or np= is wrong, so receivers treat it as p=none (RFC 9989 4.10.1)"
+                    .to_owned(),
+            );
+            (Policy::None, None, None)
         }
-        (None, _) => return Err("it has no p= tag; add p=none, p=quarantine or p=reject".to_owned()),
-        (Some(None), _) => return Err("p= must be none, quarantine or reject".to_owned()),
-        (Some(Some(_)), Some(None)) => return Err("sp= must be none, quarantine or reject".to_owned()),
+        (None, _, _) => return Err("it has no p= tag; add p=none, p=quarantine or p=reject".to_owned()),
+        (Some(None), _, _) => return Err("p= must be none, quarantine or reject".to_owned()),
+        (Some(Some(_)), Some(None), _) => return Err("sp= must be none, quarantine or reject".to_owned()),
+        (Some(Some(_)), _, Some(None)) => return Err("np= must be none, quarantine or reject".to_owned()),
     };
-    let subdomain_policy = value("sp").and_then(Policy::parse).unwrap_or(policy);
+    let public_suffix = match value("psd").map(str::to_ascii_lowercase).as_deref() {
+        Some("y") => Some(true),
+        Some("n") => Some(false),
+        Some(_) | None => None,
+    };
     Ok(Record {
         policy,
-        subdomain_policy,
+        subdomains,
+        nonexistent,
+        public_suffix,
         adkim: alignment("adkim", value("adkim"), &mut warnings),
         aspf: alignment("aspf", value("aspf"), &mut warnings),
         warnings,
@@ -186,9 +236,11 @@ mod tests {
             ("v=DMARC1;p=reject;sp=none;", Policy::Reject, Policy::None),
             ("v=DMARC1; p:none; rua=mailto:a@example.com", Policy::None, Policy::None),
             ("v=DMARC1; p=bogus; rua=mailto:a@example.com", Policy::None, Policy::None),
+            ("v=DMARC1; p=bogus; sp=reject; rua=mailto:a@example.com", Policy::None, Policy::None),
+            ("v=DMARC1; p=reject; np=bogus; rua=mailto:a@example.com", Policy::None, Policy::None),
         ] {
             let record = parse(text).unwrap();
-            assert_eq!((record.policy, record.subdomain_policy), (policy, below), "{text}");
+            assert_eq!((record.policy, record.policy_for(false, true).0), (policy, below), "{text}");
         }
         let strict = parse("v=DMARC1; p=none; adkim=s; aspf=S").unwrap();
         assert_eq!((strict.adkim, strict.aspf), (Alignment::Strict, Alignment::Strict));
@@ -196,8 +248,33 @@ mod tests {
 
     #[test]
     fn a_record_without_policy_and_report_address_does_not_apply() {
-        for text in ["v=DMARC1", "v=DMARC1; p=bogus", "v=DMARC1; p=none; sp=bogus", "v=DMARC1; rua=a@example.com"] {
+        for text in [
+            "v=DMARC1",
+            "v=DMARC1; p=bogus",
+            "v=DMARC1; p=none; sp=bogus",
+            "v=DMARC1; p=none; np=bogus",
+            "v=DMARC1; rua=a@example.com",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_policy_of_a_name_below_depends_on_whether_it_exists() {
+        use PolicySource::{Np, P, Sp};
+        for (text, at_author, exists, expected) in [
+            ("v=DMARC1; p=none; sp=quarantine; np=reject", true, false, (Policy::None, P)),
+            ("v=DMARC1; p=none; sp=quarantine; np=reject", false, true, (Policy::Quarantine, Sp)),
+            ("v=DMARC1; p=none; sp=quarantine; np=reject", false, false, (Policy::Reject, Np)),
+            ("v=DMARC1; p=none; sp=quarantine", false, false, (Policy::Quarantine, Sp)),
+            ("v=DMARC1; p=reject; np=none", false, true, (Policy::Reject, P)),
+            ("v=DMARC1; p=reject", false, false, (Policy::Reject, P)),
+        ] {
+            assert_eq!(parse(text).unwrap().policy_for(at_author, exists), expected, "{text}");
+        }
+        let suffix = |text: &str| parse(text).unwrap().public_suffix;
+        assert_eq!(suffix("v=DMARC1; p=none; psd=Y"), Some(true));
+        assert_eq!(suffix("v=DMARC1; p=none; psd=n"), Some(false));
+        assert_eq!((suffix("v=DMARC1; p=none; psd=u"), suffix("v=DMARC1; p=none")), (None, None));
     }
 }

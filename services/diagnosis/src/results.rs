@@ -2,6 +2,8 @@
 use crate::evaluate::{Evaluation, SpfIdentity};
 use signpost_dkim::verify::{DkimResult, MAX_SIGNATURES, Verification};
 
+/// Longest property value: an address (RFC 5321 4.5.3.1).
+const VALUE_MAX: usize = 320;
 /// Longest text of a reason; what a sender controls must not make the field grow.
 const REASON_MAX: usize = 200;
 
@@ -35,9 +37,9 @@ impl Evaluation {
         let mut text = format!("dmarc={}", self.dmarc.as_str());
         push_reason(&mut text, Some(&self.dmarc_reason));
         push_property(&mut text, "header.from", self.from_domain.as_ref());
-        // A comment; the word is one of three, so it cannot leave it.
-        if let Some(policy) = self.dmarc_policy.as_deref().filter(|policy| is_token(policy)) {
-            text.push_str(&format!(" (p={policy})"));
+        // A comment; the words are fixed, so they cannot leave it.
+        if let (Some(policy), Some(source)) = (self.dmarc_policy, self.dmarc_policy_source) {
+            text.push_str(&format!(" ({}={})", source.as_str(), policy.as_str()));
         }
         text
     }
@@ -52,6 +54,7 @@ fn dkim(verification: &Verification) -> String {
     push_property(&mut text, "header.s", verification.selector.as_ref());
     push_property(&mut text, "header.a", verification.algorithm.as_ref());
     push_property(&mut text, "header.b", verification.signature_prefix.as_ref());
+    push_property(&mut text, "header.i", verification.agent.as_ref());
     text
 }
 
@@ -70,9 +73,13 @@ fn push_property(text: &mut String, property: &str, found: Option<&String>) {
     }
 }
 
-/// value (RFC 2045 5.1): a token, or else a quoted string.
+/// pvalue (RFC 8601 2.2): a token (RFC 2045 5.1), an address with plain parts, or else a quoted string.
 fn value(text: &str) -> String {
-    if is_token(text) { text.to_owned() } else { quoted(text) }
+    let address = || {
+        text.split_once('@').is_some_and(|(local, domain)| (local.is_empty() || is_token(local)) && is_token(domain))
+    };
+    let kept: String = text.chars().take(VALUE_MAX).collect();
+    if kept == text && (is_token(text) || address()) { kept } else { quoted(&kept) }
 }
 
 fn is_token(text: &str) -> bool {
@@ -97,13 +104,14 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluate::{DmarcResult, SpfResult};
+    use crate::evaluate::{DmarcResult, LegacyResult, Policy, PolicySource, SpfResult};
 
     fn evaluation() -> Evaluation {
         Evaluation {
             dkim: vec![Verification {
                 result: DkimResult::Pass,
                 domain: Some("example.test".to_owned()),
+                agent: None,
                 selector: Some("s1".to_owned()),
                 algorithm: Some("rsa-sha256".to_owned()),
                 signature_prefix: Some("abcd/fg+".to_owned()),
@@ -115,7 +123,11 @@ mod tests {
             spf_reason: None,
             dmarc: DmarcResult::Pass,
             from_domain: Some("example.test".to_owned()),
-            dmarc_policy: Some("none".to_owned()),
+            dmarc_policy: Some(Policy::None),
+            dmarc_policy_source: Some(PolicySource::P),
+            dmarc_policy_domain: Some("example.test".to_owned()),
+            organizational_domain: Some("example.test".to_owned()),
+            legacy_result: LegacyResult::Pass,
             dmarc_reason: String::new(),
             spf_aligned: true,
             dkim_aligned: true,
@@ -153,6 +165,7 @@ mod tests {
         spoiled.dkim = vec![Verification {
             result: DkimResult::Permerror,
             domain: Some(evil.clone()),
+            agent: Some(evil.repeat(100)),
             selector: Some(evil.clone()),
             algorithm: Some(evil.clone()),
             signature_prefix: Some(evil.clone()),
@@ -162,10 +175,10 @@ mod tests {
         spoiled.spf_reason = Some(evil.clone());
         spoiled.dmarc_reason = evil.clone();
         spoiled.from_domain = Some(evil.clone());
-        spoiled.dmarc_policy = Some(evil.clone());
+        spoiled.dmarc_policy = None;
         let field = spoiled.authentication_results(&evil);
         assert!(field.bytes().all(|b| (b' '..=b'~').contains(&b)), "{field}");
-        assert!(field.len() < 2000, "{}", field.len());
+        assert!(field.len() < 2500, "{}", field.len());
         let outside: String = outside_quotes(&field);
         assert_eq!(outside.matches("dmarc=").count(), 1, "{outside}");
         assert_eq!(outside.matches(';').count(), 3, "{outside}");
@@ -186,6 +199,33 @@ mod tests {
         }
         assert!(!inside);
         outside
+    }
+
+    #[test]
+    fn the_agent_is_named_if_the_signature_names_one() {
+        let mut named = evaluation();
+        for (agent, shown) in [
+            ("@mail.example.test", "header.i=@mail.example.test"),
+            ("ann+x@example.test", "header.i=ann+x@example.test"),
+            ("a;b@example.test", "header.i=\"a;b@example.test\""),
+        ] {
+            named.dkim[0].agent = Some(agent.to_owned());
+            let field = named.authentication_results("mx");
+            assert!(field.contains(&format!(" header.b=\"abcd/fg+\" {shown}; spf=")), "{field}");
+        }
+    }
+
+    /// RFC 5322 2.1.1: folded where white space allows it, no line needs to be longer than 998 octets.
+    #[test]
+    fn no_word_is_too_long_to_fold() {
+        let mut long = evaluation();
+        let text = "x".repeat(5000);
+        long.dkim[0].reason = Some(text.clone());
+        long.dkim[0].agent = Some(text.clone());
+        long.dkim[0].signature_prefix = Some(text.clone());
+        (long.spf_domain, long.dmarc_reason) = (text.clone(), text);
+        let field = long.authentication_results("mx");
+        assert!(field.split(' ').all(|word| word.len() < 400), "{field}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! SPF records: which text is one, what is wrong with it, what it says for an address, how to add an address (RFC 7208).
 use crate::dns::Dns;
 use crate::evaluate::{SpfResult, Transaction};
+use crate::spf_permerror;
 use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::spf::{Spf, verify::SpfParameters};
 use mail_auth::{MX, MessageAuthenticator, Parameters, RecordSet, ResolverCache, Txt, common::cache::NoCache};
@@ -14,6 +15,9 @@ use std::time::{Duration, Instant};
 /// RFC 7208 4.6.4: at least 20 seconds for the whole evaluation.
 const EVALUATION_TIME: Duration = Duration::from_secs(20);
 
+/// How long the search for the cause of a permerror may take.
+const EXPLANATION_TIME: Duration = Duration::from_secs(2);
+
 /// RFC 7208 4.5: `v=spf1` (any case, RFC 5234 2.3), then a space or the end.
 pub(crate) fn is_spf(text: &str) -> bool {
     version_and_rest(text).is_some()
@@ -25,7 +29,7 @@ fn version_and_rest(text: &str) -> Option<&str> {
 }
 
 /// The terms after the version (RFC 7208 4.6.1).
-fn terms(record: &str) -> Vec<&str> {
+pub(crate) fn terms(record: &str) -> Vec<&str> {
     version_and_rest(record).unwrap_or_default().split(' ').filter(|term| !term.is_empty()).collect()
 }
 
@@ -34,13 +38,28 @@ fn bare(term: &str) -> &str {
     term.strip_prefix(['+', '-', '?', '~']).unwrap_or(term)
 }
 
-fn is_all(term: &str) -> bool {
+pub(crate) fn is_all(term: &str) -> bool {
     bare(term).eq_ignore_ascii_case("all")
 }
 
-fn redirect_target(term: &str) -> Option<&str> {
+pub(crate) fn redirect_target(term: &str) -> Option<&str> {
     let (name, target) = term.split_once('=')?;
     name.eq_ignore_ascii_case("redirect").then_some(target)
+}
+
+/// The domain whose SPF record a term takes in: of an include or a redirect.
+pub(crate) fn record_target(term: &str) -> Option<&str> {
+    let include = || {
+        let (name, target) = bare(term).split_once(':')?;
+        name.eq_ignore_ascii_case("include").then_some(target)
+    };
+    redirect_target(term).or_else(include)
+}
+
+/// The other mechanisms that count as lookups (RFC 7208 4.6.4).
+pub(crate) fn asks_addresses(term: &str) -> bool {
+    let name = bare(term).split([':', '/']).next().unwrap_or_default();
+    ["a", "mx", "ptr", "exists"].iter().any(|mechanism| name.eq_ignore_ascii_case(mechanism))
 }
 
 /// What makes a record a permerror by its syntax alone (RFC 7208 4.6, 12), as a sentence.
@@ -299,6 +318,7 @@ pub(crate) async fn evaluate_record(
     dns: &Dns,
     domain: &str,
     record: &str,
+    ip: IpAddr,
     transaction: &Transaction<'_>,
 ) -> (SpfResult, Option<String>) {
     if let Some(fault) = syntax_fault(record) {
@@ -315,15 +335,21 @@ pub(crate) async fn evaluate_record(
         let local = transaction.mail_from.rsplit_once('@').map_or("postmaster", |(local, _)| local);
         format!("{local}@{domain}")
     };
-    let parameters =
-        SpfParameters::verify_mail_from(transaction.ip.to_canonical(), transaction.helo, "unknown", &sender);
+    // RFC 7208 7.3 has "unknown" where a name for a macro is missing.
+    let helo = if transaction.helo.is_empty() { "unknown" } else { transaction.helo };
+    let parameters = SpfParameters::verify_mail_from(ip.to_canonical(), helo, "unknown", &sender);
     let parameters: Parameters<'_, _, NoTxt, NoMx, NoV4, NoV6, NoPtr> = Parameters::new(parameters);
     let authenticator = MessageAuthenticator(dns.resolver().clone());
     let evaluation = authenticator.check_host(parameters.with_txt_cache(&known));
     let Ok(output) = tokio::time::timeout(EVALUATION_TIME, evaluation).await else {
         return (SpfResult::Temperror, Some("the SPF evaluation took over 20 seconds".to_owned()));
     };
-    explain(domain, transaction.ip, output.result())
+    let (result, reason) = explain(domain, ip, output.result());
+    if result != SpfResult::Permerror {
+        return (result, reason);
+    }
+    let cause = tokio::time::timeout(EXPLANATION_TIME, spf_permerror::cause(dns, domain, record)).await;
+    (result, cause.ok().flatten().or(reason))
 }
 
 type NoTxt = NoCache<Box<str>, Txt>;
@@ -349,7 +375,7 @@ fn explain(domain: &str, ip: IpAddr, result: mail_auth::SpfResult) -> (SpfResult
         Theirs::PermError => (
             SpfResult::Permerror,
             Some(format!(
-                "the SPF record of {domain} cannot be evaluated: more than 10 DNS lookups, or an include or redirect without a valid SPF record"
+                "the SPF record of {domain} cannot be evaluated: more than 10 terms that need DNS lookups (RFC 7208 4.6.4), or an include or redirect to a domain without a valid SPF record"
             )),
         ),
         Theirs::None => (SpfResult::None, Some(format!("{domain} has no SPF record"))),

@@ -66,11 +66,11 @@ impl SpfCheck<'_> {
 
     async fn result(&self, name: &str, found: &str, ip: IpAddr) -> (SpfResult, Option<String>) {
         let mail_from = format!("postmaster@{name}");
-        let transaction = Transaction { ip, helo: name, mail_from: &mail_from };
+        let transaction = Transaction { ip: Some(ip), helo: name, mail_from: &mail_from };
         if let Err(reason) = self.questions.spend(LOOKUPS) {
             return (SpfResult::Temperror, Some(reason));
         }
-        timeout_at(self.questions.until(), spf::evaluate_record(self.questions.dns(), name, found, &transaction))
+        timeout_at(self.questions.until(), spf::evaluate_record(self.questions.dns(), name, found, ip, &transaction))
             .await
             .unwrap_or_else(|_| (SpfResult::Temperror, Some("the DNS lookups took too long".to_owned())))
     }

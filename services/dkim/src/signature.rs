@@ -36,6 +36,8 @@ pub(crate) struct Signature<'a> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Labels {
     pub(crate) domain: Option<String>,
+    /// i= as written.
+    pub(crate) agent: Option<String>,
     pub(crate) selector: Option<String>,
     pub(crate) algorithm: Option<String>,
     /// The beginning of b= without white space.
@@ -69,6 +71,7 @@ fn labels(list: &TagList<'_>) -> Labels {
     };
     Labels {
         domain: list.get("d").and_then(|d| SigningDomain::parse(d).ok()).map(|d| d.as_str().to_owned()),
+        agent: plain("i", "@-_.+"),
         selector: plain("s", "-_."),
         algorithm: plain("a", "-_"),
         b: list

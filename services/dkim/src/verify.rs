@@ -67,6 +67,8 @@ pub struct Verification {
     pub result: DkimResult,
     /// d=, lower-case; `None` where it could not be read.
     pub domain: Option<String>,
+    /// i= as written; `None` where it is absent or has unusual characters.
+    pub agent: Option<String>,
     /// s=.
     pub selector: Option<String>,
     /// a=, as written.
@@ -155,6 +157,7 @@ impl<'a> Verifier<'a> {
                 Verification {
                     result,
                     domain: labels.domain,
+                    agent: labels.agent,
                     selector: labels.selector,
                     algorithm: labels.algorithm,
                     signature_prefix,
@@ -182,11 +185,14 @@ impl<'a> Verifier<'a> {
 
     /// RFC 6376 6.1.2, 6.1.3.
     fn verify_one(&self, signature: &Signature<'_>, answer: &dyn Fn(&str) -> KeyAnswer, now: u64) -> Outcome {
-        let found = match answer(&signature::record_name(&signature.selector, &signature.domain)) {
+        let name = signature::record_name(&signature.selector, &signature.domain);
+        let found = match answer(&name) {
             KeyAnswer::Unavailable(why) => {
                 return outcome(DkimResult::Temperror, format!("the key could not be fetched: {why}"));
             }
-            KeyAnswer::Absent => return outcome(DkimResult::Permerror, "no key for signature: no such record in DNS"),
+            KeyAnswer::Absent => {
+                return outcome(DkimResult::Permerror, format!("no key for signature: there is no record {name}"));
+            }
             KeyAnswer::Text(records) => choose_key(&records).and_then(|key| check_key(&key, signature).map(|()| key)),
         };
         let key = match found {
@@ -257,6 +263,7 @@ fn too_many() -> Verification {
     Verification {
         result: DkimResult::Neutral,
         domain: None,
+        agent: None,
         selector: None,
         algorithm: None,
         signature_prefix: None,

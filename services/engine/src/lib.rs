@@ -13,6 +13,7 @@ mod outages;
 mod published;
 mod state;
 mod usage;
+pub mod verify;
 
 pub use caller::{Caller, Scope};
 pub use clock::{Clock, SystemClock};

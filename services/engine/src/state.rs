@@ -64,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) counts: Counts,
     /// Tenant id -> start times of its checks in the last minute.
     pub(crate) recent_checks: Mutex<HashMap<String, Vec<i64>>>,
+    /// Room for POST /verify: each hashes a body up to ten times and asks dozens of DNS questions.
+    pub(crate) verifications: tokio::sync::Semaphore,
 }
 
 /// What became of offering a master key.
@@ -105,6 +107,7 @@ impl Engine {
                 authorities: Kept::new(AUTHORITY_GOOD_MS),
                 counts: Counts::default(),
                 recent_checks: Mutex::new(HashMap::new()),
+                verifications: tokio::sync::Semaphore::new(crate::verify::AT_ONCE),
             }),
         }
     }

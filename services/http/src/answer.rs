@@ -1,17 +1,26 @@
-//! What every answer gets: the request id, the rendered problem, the security headers. Outermost, around routing and the panic catcher.
-use crate::body::Drained;
+//! What every answer gets: the request id, a line in the log, the rendered problem, the security headers. Around routing and the panic
+//! catcher; `router::around` shows the order.
 use crate::problem::{PROBLEM_JSON, Problem, ProblemType};
+use crate::rate::StandingSlot;
+use crate::serve::Client;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Response as HttpResponse};
+use axum::http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Response as HttpResponse, StatusCode, Version,
+};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::any::Any;
 use std::sync::Arc;
+use tokio::time::Instant;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{And, Predicate, SizeAbove};
 use tracing::Instrument;
+use tracing::field::{Empty, display};
 
 /// Makes ids for requests that bring none. The clock and the rng are the maker's.
 pub(crate) type NewRequestId = Arc<dyn Fn() -> String + Send + Sync>;
@@ -22,22 +31,64 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(pub(crate) String);
 
-/// The middleware.
-pub(crate) async fn complete(State(new_id): State<NewRequestId>, request: Request, next: Next) -> Response {
+/// Outermost: gives the request its id and its span, and the log one line for each answer. Of the request only method and matched
+/// route are told: a path, a query or a header may hold what is nobody's business.
+pub(crate) async fn traced(State(new_id): State<NewRequestId>, mut request: Request, next: Next) -> Response {
+    let begun = Instant::now();
     let id = given_id(request.headers()).unwrap_or_else(|| format!("req_{}", new_id()));
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let span = tracing::info_span!("request", request_id = %id, %method, path, tenant = tracing::field::Empty);
-    let mut request = Drained::wrap(request);
-    request.extensions_mut().insert(RequestId(id.clone()));
+    let extensions = request.extensions();
+    let route = extensions.get::<MatchedPath>().map_or("none", MatchedPath::as_str);
+    let span = tracing::info_span!("request", request_id = %id, method = %request.method(), route, client = Empty, tenant = Empty);
+    if let Some(Client(address)) = extensions.get() {
+        span.record("client", display(address));
+    }
+    request.extensions_mut().insert(RequestId(id));
     async {
-        let mut response = render(next.run(request).await, &id);
-        harden(response.headers_mut(), &path, &id);
-        tracing::info!(status = response.status().as_u16(), "answered");
+        let response = next.run(request).await;
+        let status = response.status().as_u16();
+        let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let problem = response.extensions().get::<ProblemType>().map(|kind| kind.urn());
+        tracing::info!(status, ms, problem, "answered");
         response
     }
     .instrument(span)
     .await
+}
+
+/// Renders problems and adds the header fields that every answer has.
+pub(crate) async fn complete(mut request: Request, next: Next) -> Response {
+    let id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+    let is_v1 = request.uri().path().starts_with("/v1");
+    let is_reading = request.method() == Method::GET;
+    let standing = StandingSlot::default();
+    request.extensions_mut().insert(standing.clone());
+    let mut response = render(next.run(request).await, &id);
+    harden(response.headers_mut(), is_v1, &id);
+    standing.write(response.headers_mut());
+    if is_reading {
+        response.extensions_mut().insert(Reading);
+    }
+    response
+}
+
+/// Marks the answer of a call that changed nothing.
+#[derive(Debug, Clone, Copy)]
+struct Reading;
+
+type Compressed = And<SizeAbove, fn(StatusCode, Version, &HeaderMap, &Extensions) -> bool>;
+
+/// gzip for text of more than 1 KB, where it is fast: the level costs less than the line saves.
+pub(crate) fn compression() -> CompressionLayer<Compressed> {
+    let compressed: Compressed = SizeAbove::new(1_024).and(is_compressed);
+    CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(compressed)
+}
+
+/// Answers of GET alone: new secrets are shown by answers of POST only, and the length of a compressed answer that holds a secret
+/// beside what a stranger chose tells of it (the BREACH attack). A message is sent as it is.
+fn is_compressed(_status: StatusCode, _version: Version, headers: &HeaderMap, extensions: &Extensions) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).and_then(|kind| kind.split(';').next());
+    extensions.get::<Reading>().is_some()
+        && matches!(kind, Some("application/json" | PROBLEM_JSON | "text/html" | "text/css"))
 }
 
 /// An incoming X-Request-Id that is safe to repeat and to log.
@@ -50,6 +101,7 @@ fn given_id(headers: &HeaderMap) -> Option<String> {
 /// Gives a problem its body.
 fn render(mut response: Response, request_id: &str) -> Response {
     let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
+    response.extensions_mut().insert(problem.kind);
     let headers = response.headers_mut();
     headers.remove(CONTENT_LENGTH);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
@@ -57,7 +109,7 @@ fn render(mut response: Response, request_id: &str) -> Response {
     response
 }
 
-fn harden(headers: &mut HeaderMap, path: &str, request_id: &str) {
+fn harden(headers: &mut HeaderMap, is_v1: bool, request_id: &str) {
     if let Ok(id) = HeaderValue::from_str(request_id) {
         headers.insert(X_REQUEST_ID, id);
     }
@@ -66,7 +118,7 @@ fn harden(headers: &mut HeaderMap, path: &str, request_id: &str) {
     headers
         .entry(CONTENT_SECURITY_POLICY)
         .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
-    if path.starts_with("/v1") {
+    if is_v1 {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
 }
@@ -105,10 +157,16 @@ mod tests {
 
     fn app() -> Router {
         let new_id: NewRequestId = Arc::new(|| "0123".to_owned());
-        crate::router::around(
-            Router::new().route("/v1/ok", get(|| async { "ok" })).route("/breaks", get(breaks)),
-            new_id,
-        )
+        let large = || async { ([(CONTENT_TYPE, "application/json")], "7".repeat(2_000)) };
+        let small = || async { ([(CONTENT_TYPE, "application/json")], "7".repeat(1_000)) };
+        let message = || async { ([(CONTENT_TYPE, "message/rfc822")], "7".repeat(2_000)) };
+        let routes = Router::new()
+            .route("/v1/ok", get(|| async { "ok" }))
+            .route("/breaks", get(breaks))
+            .route("/v1/large", get(large).post(large))
+            .route("/v1/small", get(small))
+            .route("/v1/message", get(message));
+        crate::router::around(routes, new_id, crate::arriving::BodyMemory::new(1_000_000))
     }
 
     async fn call(request: axum::http::request::Builder) -> (Response<()>, serde_json::Value) {
@@ -159,6 +217,24 @@ mod tests {
             let (response, _) = call(Request::builder().uri("/v1/ok").header("x-request-id", given)).await;
             let answered = response.headers()["x-request-id"].to_str().unwrap();
             assert_eq!(answered, if kept { given } else { "req_0123" });
+        }
+    }
+
+    #[tokio::test]
+    async fn large_answers_are_compressed_unless_they_may_hold_a_secret_or_are_a_message() {
+        for (method, path, accepts, compressed) in [
+            ("GET", "/v1/large", "gzip", true),
+            ("GET", "/v1/large", "br, gzip;q=0.5", true),
+            ("GET", "/v1/large", "gzip;q=0", false),
+            ("GET", "/v1/large", "identity", false),
+            ("GET", "/v1/small", "gzip", false),
+            ("GET", "/v1/message", "gzip", false),
+            ("POST", "/v1/large", "gzip", false),
+        ] {
+            let request = Request::builder().method(method).uri(path).header("accept-encoding", accepts);
+            let (response, _) = call(request).await;
+            let encoding = response.headers().get("content-encoding").map(|value| value.to_str().unwrap());
+            assert_eq!(encoding, compressed.then_some("gzip"), "{method} {path} {accepts}");
         }
     }
 

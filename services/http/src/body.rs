@@ -1,4 +1,5 @@
 //! Request bodies: read up to a limit, in time, and only after the caller was authorized (extractors run left to right, the body last).
+use crate::arriving::BodyFault;
 use crate::json;
 use crate::problem::{Problem, ProblemType};
 use axum::body::{Body, HttpBody};
@@ -7,14 +8,8 @@ use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Frame, SizeHint};
 use serde::de::DeserializeOwned;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
-/// How long a whole body may take.
-const READ_TIME: Duration = Duration::from_secs(120);
 /// Above this many octets JSON is parsed off the async workers.
 const PARSE_INLINE: usize = 256 * 1024;
 
@@ -25,39 +20,47 @@ pub(crate) struct Limits {
     pub(crate) max_message: u64,
     /// A JSON body: room for the same message in base64.
     pub(crate) max_json: u64,
+    /// All bodies that are here at a time, beside the first octets of each.
+    pub(crate) in_memory: u64,
 }
+
+/// Least memory for bodies: ten of the largest messages, as they arrive.
+const IN_MEMORY: u64 = 256 * 1024 * 1024;
+
+/// Once so many octets of a body are there, memory for the rest that it announced is taken at once: what grows step by step is
+/// copied, and lies in memory twice meanwhile.
+const EARNEST: usize = 1_000_000;
 
 impl Limits {
     /// 25,000,000 octets of message allow 36,000,000 octets of JSON; other sizes in the same proportion.
     pub(crate) fn for_message(max_message: u64) -> Self {
-        Self { max_message, max_json: max_message.saturating_mul(36) / 25 }
+        let max_json = max_message.saturating_mul(36) / 25;
+        Self { max_message, max_json, in_memory: IN_MEMORY.max(max_json.saturating_mul(4)) }
     }
 }
 
-/// Reads a body whole, or answers 413 as soon as it is known to be too large (RFC 9110 15.5.14).
-pub(crate) async fn read(body: Body, limit: u64) -> Result<Bytes, Problem> {
-    if body.size_hint().lower() > limit {
+/// Reads a body whole, or answers 413 as soon as it is known to be too large (RFC 9110 15.5.14). How fast it has to come, and how much
+/// memory there is for it: see `arriving`.
+pub(crate) async fn read(mut body: Body, limit: u64) -> Result<Bytes, Problem> {
+    let announced = body.size_hint();
+    if announced.lower() > limit {
         return Err(Problem::too_large(limit));
     }
-    match tokio::time::timeout(READ_TIME, collect(body, limit)).await {
-        Ok(result) => result,
-        Err(_elapsed) => Err(Problem::new(
-            ProblemType::Timeout,
-            format!("The body did not arrive within {} seconds. Send it again.", READ_TIME.as_secs()),
-        )),
-    }
-}
-
-async fn collect(mut body: Body, limit: u64) -> Result<Bytes, Problem> {
-    let mut collected = BytesMut::new();
+    // One allocation for ordinary bodies; what is only announced takes no more.
+    let whole = announced.exact().and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+    let mut collected = BytesMut::with_capacity(whole.min(PARSE_INLINE));
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            tracing::debug!(%error, "reading the request body");
-            Problem::new(ProblemType::IncompleteBody, "The body ended early or its framing is broken. Send it again.")
+        let frame = frame.map_err(|error| match BodyFault::among(&error) {
+            Some(fault) => Problem::from(fault),
+            None => Problem::from(&BodyFault::Broken(error)),
         })?;
         if let Ok(data) = frame.into_data() {
             if (collected.len() as u64).saturating_add(data.len() as u64) > limit {
                 return Err(Problem::too_large(limit));
+            }
+            let room = collected.capacity() - collected.len();
+            if room < data.len() && collected.len() >= EARNEST {
+                collected.reserve(whole.saturating_sub(collected.len()));
             }
             collected.extend_from_slice(&data);
         }
@@ -114,84 +117,15 @@ where
     }
 }
 
-/// How much of a body nobody wanted is thrown away after the answer, in octets.
-const DRAIN_OCTETS: u64 = 64 * 1024 * 1024;
-/// How long that may take.
-const DRAIN_TIME: Duration = Duration::from_secs(10);
-
-/// A request body that is drained in the background when it is dropped unread. Closing a socket with unread octets resets the
-/// connection, and a client that is still sending would lose the answer (401, 413, ...) that explains why (RFC 9112 9.6).
-pub(crate) struct Drained {
-    inner: Option<Body>,
-    /// The client waits for `100 Continue`; unless it was told so, it sends nothing.
-    waits: bool,
-    ended: bool,
-}
-
-impl Drained {
-    pub(crate) fn wrap(request: Request) -> Request {
-        let waits = request.headers().contains_key(axum::http::header::EXPECT);
-        request.map(|body| {
-            let ended = body.is_end_stream();
-            Body::new(Self { inner: Some(body), waits, ended })
-        })
-    }
-}
-
-impl HttpBody for Drained {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let Some(inner) = self.inner.as_mut() else { return Poll::Ready(None) };
-        let polled = Pin::new(inner).poll_frame(cx);
-        self.waits = false;
-        self.ended |= matches!(polled, Poll::Ready(None | Some(Err(_))));
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
-    }
-}
-
-impl Drop for Drained {
-    fn drop(&mut self) {
-        let Some(inner) = self.inner.take() else { return };
-        if self.ended || self.waits || inner.is_end_stream() {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // Detached on purpose: the answer goes out meanwhile; it ends by its own limits or with the connection.
-            runtime.spawn(tokio::time::timeout(DRAIN_TIME, drain(inner)));
-        }
-    }
-}
-
-async fn drain(mut body: Body) {
-    let mut left = DRAIN_OCTETS;
-    while let Some(Ok(frame)) = body.frame().await {
-        let octets = frame.data_ref().map_or(0, |data| data.len() as u64);
-        match left.checked_sub(octets) {
-            Some(rest) => left = rest,
-            None => return,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper::body::Frame;
     use std::convert::Infallible;
+    use std::pin::Pin;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::task::{Context, Poll};
 
     /// A body of `chunks` chunks of 1,000 octets without Content-Length, counting what is read.
     struct Endless {
@@ -244,6 +178,10 @@ mod tests {
     #[test]
     fn the_json_limit_follows_the_message_limit() {
         assert_eq!(Limits::for_message(25_000_000).max_json, 36_000_000);
+        for size in [1, 25_000_000, 100_000_000] {
+            let limits = Limits::for_message(size);
+            assert!(limits.in_memory >= 4 * limits.max_json, "{size}: several of the largest bodies must fit");
+        }
     }
 
     #[tokio::test]

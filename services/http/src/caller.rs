@@ -1,6 +1,7 @@
 //! Token to tenant and scopes. `Authorized<S>` stands before the body in every handler, so that nobody's body is read without credentials.
 use crate::answer::RequestId;
 use crate::problem::Problem;
+use crate::rate;
 use crate::router::ApiState;
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
@@ -38,6 +39,7 @@ impl<S: Required> FromRequestParts<ApiState> for Authorized<S> {
         let token = bearer(&parts.headers).ok_or(Error::Unauthenticated)?;
         let mut caller = state.engine.authenticate(token).await?;
         tracing::Span::current().record("tenant", &caller.tenant_id);
+        rate::admit(state.rate.as_ref(), &caller.tenant_id, parts)?;
         caller.require(S::SCOPE)?;
         caller.request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone());
         Ok(Self(caller, PhantomData))

@@ -14,9 +14,14 @@ use signpost_engine::messages::request::MessageRequest;
 use signpost_engine::messages::{Idempotency, MessageView};
 use signpost_engine::rows::{Begin, IdempotencyScope, StoredAnswer};
 use signpost_engine::{Caller, Engine, Error};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tracing::Instrument;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// A request that is worked on for longer says that it is still there.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The key of this request, if it has one, and what it is a key for.
@@ -147,11 +152,27 @@ async fn once(
             .in_current_span(),
         )
     };
-    match working.await.unwrap_or_else(|panicked| Err(Problem::internal(&panicked))) {
+    match renewing(&engine, &scope, working).await.unwrap_or_else(|panicked| Err(Problem::internal(&panicked))) {
         Ok(answer) => accepted(answer),
         Err(problem) => {
             settle(&engine, &scope, &problem, request_id).await;
             problem.into_response()
+        }
+    }
+}
+
+/// Waits for the work, and renews the key's row meanwhile.
+async fn renewing<T>(
+    engine: &Engine,
+    scope: &IdempotencyScope,
+    mut working: JoinHandle<T>,
+) -> Result<T, tokio::task::JoinError> {
+    loop {
+        if let Ok(done) = timeout(RENEW_EVERY, &mut working).await {
+            return done;
+        }
+        if let Err(error) = engine.renew_idempotent(scope).await {
+            tracing::warn!(%error, "a request under an Idempotency-Key could not say that it is still worked on");
         }
     }
 }
@@ -169,7 +190,7 @@ async fn settle(engine: &Engine, scope: &IdempotencyScope, problem: &Problem, re
         engine.abandon_idempotent(scope).await
     };
     if let Err(error) = result {
-        // The answer stands; until the row lapses a repetition is told that the first one is in flight.
+        // The answer stands; until the row lapses, in 20 s, a repetition is told that the first one is in flight.
         tracing::error!(%error, "the idempotency row could not be settled");
     }
 }

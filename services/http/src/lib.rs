@@ -4,6 +4,7 @@
 //! response types stand beside it. Errors: see `problem.rs`.
 mod answer;
 mod api_keys;
+mod arriving;
 mod body;
 mod caller;
 mod docs;
@@ -16,16 +17,20 @@ mod json;
 mod keys;
 mod messages;
 mod openapi;
+mod pace;
 mod page;
 mod path;
 mod problem;
 mod query;
+mod rate;
 mod raw;
 mod router;
 mod serve;
 mod sign;
+mod verify;
 
 pub use inbox::{InboxItem, InboxSource, inbox_router};
 pub use openapi::openapi_json;
 pub use router::router;
-pub use serve::serve;
+pub use serve::{Door, serve};
+pub use verify::verification_json;

@@ -12,7 +12,10 @@ use utoipa::{PartialSchema, ToSchema};
 
 const DESCRIPTION: &str = "Signpost signs mail with DKIM as a service: register a domain, publish its records, check, enable signing, send.\n\n\
     Every call below /v1 needs `Authorization: Bearer sp_...`; each says which scope. Every error is a problem (RFC 9457): branch on `type`. \
-    Lists are pages: give `next_cursor` as `cursor` for the next one. Times are RFC 3339 in UTC. Every answer carries X-Request-Id, which a request may set.";
+    Lists are pages: give `next_cursor` as `cursor` for the next one. Times are RFC 3339 in UTC. Every answer carries X-Request-Id, which a request may set.\n\n\
+    Where the operator limits the requests of a tenant, answers carry `RateLimit-Limit` (requests that may come at once), `RateLimit-Remaining` (how many of them are left) \
+    and `RateLimit-Reset` (seconds until all are there again); beyond it the answer is 429 with `Retry-After`. A body must come at 1,000 octets a second or faster; \
+    a pause of 20 seconds ends it with 408.";
 
 /// The document without operations.
 pub(crate) fn skeleton() -> OpenApi {
@@ -50,13 +53,14 @@ pub fn openapi_json() -> String {
 }
 
 /// What any call with credentials can answer.
-const ALWAYS: [ProblemType; 7] = [
+const ALWAYS: [ProblemType; 8] = [
     ProblemType::Unauthenticated,
     ProblemType::MissingScope,
     ProblemType::TenantSuspended,
     ProblemType::RateLimited,
     ProblemType::Sealed,
     ProblemType::StoreUnavailable,
+    ProblemType::Overloaded,
     ProblemType::Internal,
 ];
 

@@ -1,7 +1,7 @@
 //! The only map from errors to RFC 9457 problems. Handlers answer `Result<_, Problem>`; an `Error` of the engine becomes one by `?`.
 //!
 //! A `Problem` travels as a response extension; `answer::complete` renders it, because only there the request id is known.
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -67,6 +67,7 @@ problem_types! {
     Sealed              "urn:signpost:problem:sealed"                 SERVICE_UNAVAILABLE    "The service is sealed"
     KeyUnavailable      "urn:signpost:problem:key-unavailable"        SERVICE_UNAVAILABLE    "The signing key cannot be used now"
     StoreUnavailable    "urn:signpost:problem:store-unavailable"      SERVICE_UNAVAILABLE    "The database is not available"
+    Overloaded          "urn:signpost:problem:overloaded"             SERVICE_UNAVAILABLE    "Too much work at a time"
     Internal            "urn:signpost:problem:internal"               INTERNAL_SERVER_ERROR  "Internal error"
 }
 
@@ -101,6 +102,7 @@ impl ProblemType {
             | Self::Sealed
             | Self::KeyUnavailable
             | Self::StoreUnavailable
+            | Self::Overloaded
             | Self::Internal => false,
         }
     }
@@ -205,6 +207,11 @@ impl Problem {
         )
     }
 
+    /// 503 by this process being too busy.
+    pub(crate) fn overloaded(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ProblemType::Overloaded, detail).retry_after(RETRY_SOON)
+    }
+
     /// 500; the cause goes to the log (the span holds the request id), never to the client.
     pub(crate) fn internal(cause: &dyn std::fmt::Display) -> Self {
         tracing::error!(%cause, "internal error");
@@ -244,6 +251,10 @@ impl IntoResponse for Problem {
         if self.kind == ProblemType::Unauthenticated {
             // RFC 9110 11.6.1: a 401 names the scheme.
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"signpost\""));
+        }
+        if self.kind == ProblemType::Timeout {
+            // RFC 9110 15.5.9: the rest of the request is not waited for.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -1,13 +1,17 @@
 //! The whole API and the layers around it.
 use crate::answer::{self, NewRequestId};
+use crate::arriving::{self, BodyMemory};
 use crate::body::Limits;
-use crate::{api_keys, docs, domains, health, keys, messages, openapi, raw, sign};
+use crate::rate::RateLimit;
+use crate::{api_keys, docs, domains, health, keys, messages, openapi, raw, sign, verify};
 use axum::Router;
 use axum::extract::FromRef;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use signpost_engine::Engine;
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -19,6 +23,8 @@ pub(crate) struct ApiState {
     pub(crate) engine: Engine,
     /// Limits of bodies.
     pub(crate) limits: Limits,
+    /// Requests a second per tenant; `None`: off.
+    pub(crate) rate: Option<Arc<RateLimit>>,
 }
 
 impl FromRef<ApiState> for Limits {
@@ -44,6 +50,7 @@ pub(crate) fn api() -> OpenApiRouter<ApiState> {
         .routes(routes!(messages::get_message_raw))
         .routes(routes!(messages::list_message_events))
         .routes(routes!(sign::sign_message))
+        .routes(routes!(verify::verify_message))
         .routes(routes!(api_keys::create_api_key, api_keys::list_api_keys))
         .routes(routes!(api_keys::revoke_api_key))
         .routes(routes!(health::livez))
@@ -53,20 +60,25 @@ pub(crate) fn api() -> OpenApiRouter<ApiState> {
         .route(docs::STYLESHEET, get(docs::stylesheet))
 }
 
-/// The API over these use cases, ready to serve.
-pub fn router(engine: Engine) -> Router {
+/// The API over these use cases, ready to serve. `rate_limit`: requests a second per tenant.
+pub fn router(engine: Engine, rate_limit: Option<NonZeroU32>) -> Router {
     let limits = Limits::for_message(engine.settings().max_message);
     let ids = engine.clone();
     let new_request_id: NewRequestId = Arc::new(move || ids.fresh_id());
     let (routes, _document) = api().split_for_parts();
-    around(routes.with_state(ApiState { engine, limits }), new_request_id)
+    let state = ApiState { engine, limits, rate: RateLimit::new(rate_limit) };
+    around(routes.with_state(state), new_request_id, BodyMemory::new(limits.in_memory))
 }
 
-/// The layers, innermost first: fallbacks, panic catcher, answers. Limits of bodies are with the extractors, which know the kind of body.
-pub(crate) fn around(routes: Router, new_request_id: NewRequestId) -> Router {
-    routes
-        .fallback(answer::no_route)
-        .method_not_allowed_fallback(answer::no_method)
-        .layer(CatchPanicLayer::custom(answer::panicked))
-        .layer(from_fn_with_state(new_request_id, answer::complete))
+/// The layers, outermost first. Three limits stand elsewhere: heads, idleness, slow reading and the number of connections with the
+/// connection (`serve`), sizes of bodies with the extractors, which know the kind of body, and the tenant's rate with the extractor
+/// that knows the tenant (`caller`).
+pub(crate) fn around(routes: Router, new_request_id: NewRequestId, bodies: Arc<BodyMemory>) -> Router {
+    let layers = ServiceBuilder::new()
+        .layer(from_fn_with_state(new_request_id, answer::traced))
+        .layer(answer::compression())
+        .layer(from_fn(answer::complete))
+        .layer(from_fn_with_state(bodies, arriving::bounded))
+        .layer(CatchPanicLayer::custom(answer::panicked));
+    routes.fallback(answer::no_route).method_not_allowed_fallback(answer::no_method).layer(layers)
 }

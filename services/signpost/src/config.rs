@@ -6,8 +6,10 @@ use signpost_diagnosis::guard::Guard;
 use signpost_dkim::SigningDomain;
 use signpost_engine::Settings;
 use signpost_engine::delivery::{DeliverySettings, Relay, RelayTls};
+use signpost_http::Door;
 use signpost_store::PostgresSettings;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 /// A setting that cannot be used; Display names it and says how to mend it.
@@ -82,6 +84,21 @@ pub(crate) enum Database {
     Postgres(PostgresSettings),
 }
 
+/// Which resolvers are asked.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DnsArgs {
+    /// `ip:port,...` asked instead of the system's resolvers
+    #[arg(long, env = "SIGNPOST_DNS_RESOLVERS", value_delimiter = ',')]
+    pub(crate) dns_resolvers: Vec<SocketAddr>,
+}
+
+impl DnsArgs {
+    /// For commands that only ask resolvers.
+    pub(crate) fn settings(&self) -> DnsSettings {
+        DnsSettings { resolvers: self.dns_resolvers.clone(), authority_port: 53, guard: Guard::default() }
+    }
+}
+
 /// `signpost serve`. Without Debug: the relay's address may hold a password.
 #[derive(Clone, Args)]
 pub(crate) struct ServeArgs {
@@ -90,15 +107,23 @@ pub(crate) struct ServeArgs {
     /// HTTP address
     #[arg(long, env = "SIGNPOST_LISTEN", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
+    /// Addresses or CIDRs of proxies in front, whose X-Forwarded-For is believed
+    #[arg(long, env = "SIGNPOST_TRUSTED_PROXIES", value_delimiter = ',', value_parser = parse_net)]
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Connections at a time of one client address (of IPv6, of a /64); 0: no limit. Loopback and trusted proxies are not counted
+    #[arg(long, env = "SIGNPOST_CONNECTIONS_PER_ADDRESS", default_value_t = Door::default().connections_per_address)]
+    pub(crate) connections_per_address: usize,
+    /// Requests a second of one tenant, counted by each process; two seconds' worth may come at once. Unset: no limit
+    #[arg(long, env = "SIGNPOST_RATE_LIMIT", value_parser = parse_rate)]
+    pub(crate) rate_limit: Option<NonZeroU32>,
     /// Roles of this process; apart only on a database that several processes share
     #[arg(long, env = "SIGNPOST_ROLES", default_value = "api,worker,inbound", value_delimiter = ',')]
     pub(crate) roles: Vec<Role>,
     /// Custody of new keys
     #[arg(long, env = "SIGNPOST_KEY_CUSTODY", default_value = "sealed")]
     pub(crate) key_custody: KeyCustody,
-    /// `ip:port,...` asked instead of the system's resolvers
-    #[arg(long, env = "SIGNPOST_DNS_RESOLVERS", value_delimiter = ',')]
-    pub(crate) dns_resolvers: Vec<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) dns: DnsArgs,
     /// Port for direct questions to authoritative servers
     #[arg(long, env = "SIGNPOST_DNS_AUTHORITY_PORT", default_value_t = 53, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) dns_authority_port: u16,
@@ -183,7 +208,7 @@ impl ServeArgs {
             ),
         };
         Ok(Settings {
-            hostname: self.hostname()?,
+            hostname: host_name(self.hostname.as_deref())?,
             service_domain,
             egress_ips: self.egress_ips.clone(),
             max_message: self.max_message,
@@ -200,30 +225,27 @@ impl ServeArgs {
     /// Settings of DNS questions.
     pub(crate) fn dns_settings(&self) -> DnsSettings {
         DnsSettings {
-            resolvers: self.dns_resolvers.clone(),
+            resolvers: self.dns.dns_resolvers.clone(),
             authority_port: self.dns_authority_port,
             guard: self.guard(),
         }
     }
 
-    fn guard(&self) -> Guard {
-        Guard { allow: self.dangerous_allow_targets.clone() }
+    /// Who may come in, in a process that may have so many files open.
+    pub(crate) fn door(&self, open_files: u64) -> Door {
+        let connections = connections(Door::default().connections, open_files);
+        if connections < Door::default().connections {
+            tracing::warn!("open files are limited to {open_files} (ulimit -n), so connections to {connections}");
+        }
+        Door {
+            trusted_proxies: self.trusted_proxies.clone(),
+            connections,
+            connections_per_address: self.connections_per_address,
+        }
     }
 
-    fn hostname(&self) -> Result<String, ConfigError> {
-        let name = match self.hostname.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
-            Some(name) => name.to_owned(),
-            None => std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).map_err(
-                |error| ConfigError(format!("SIGNPOST_HOSTNAME is not set and the system's is unknown: {error}")),
-            )?,
-        };
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
-        if name.is_empty() || name.len() > 253 || !name.bytes().all(plain) {
-            return Err(ConfigError(format!(
-                "SIGNPOST_HOSTNAME: {name:?} is not a host name (letters, digits, `.`, `-`)"
-            )));
-        }
-        Ok(name)
+    fn guard(&self) -> Guard {
+        Guard { allow: self.dangerous_allow_targets.clone() }
     }
 
     fn relay(&self) -> Result<Option<Relay>, ConfigError> {
@@ -234,6 +256,44 @@ impl ServeArgs {
         };
         if text.is_empty() { Ok(None) } else { parse_relay(&text).map(Some) }
     }
+}
+
+/// SIGNPOST_HOSTNAME, else the system's name.
+pub(crate) fn host_name(given: Option<&str>) -> Result<String, ConfigError> {
+    let name = match given.map(str::trim).filter(|text| !text.is_empty()) {
+        Some(name) => name.to_owned(),
+        None => std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).map_err(
+            |error| ConfigError(format!("SIGNPOST_HOSTNAME is not set and the system's is unknown: {error}")),
+        )?,
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
+    if name.is_empty() || name.len() > 253 || !name.bytes().all(plain) {
+        return Err(ConfigError(format!("SIGNPOST_HOSTNAME: {name:?} is not a host name (letters, digits, `.`, `-`)")));
+    }
+    Ok(name)
+}
+
+/// Files that deliveries, database and DNS may need beside the connections of the API.
+const OTHER_FILES: u64 = 1_000;
+
+/// As many connections as wished, or what the limit of open files leaves: at least half of it.
+fn connections(wished: usize, open_files: u64) -> usize {
+    let left = open_files.saturating_sub(OTHER_FILES).max(open_files / 2).max(1);
+    usize::try_from(left).map_or(wished, |left| wished.min(left))
+}
+
+/// `10.0.0.0/8`, or one address.
+fn parse_net(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| "an address or a CIDR is needed, for example 10.0.0.0/8".to_owned())
+}
+
+/// At most a million: below a microsecond a request there is nothing to count.
+fn parse_rate(text: &str) -> Result<NonZeroU32, String> {
+    let rate: Option<u32> = text.trim().parse().ok().filter(|rate| *rate <= 1_000_000);
+    rate.and_then(NonZeroU32::new).ok_or_else(|| "a number of requests a second from 1 to 1000000 is needed".to_owned())
 }
 
 fn read_secret(file: &Path, variable: &str) -> Result<String, ConfigError> {
@@ -324,7 +384,7 @@ fn parse_duration_ms(text: &str) -> Result<i64, String> {
 }
 
 /// `25MB` (decimal), `500kB`, or octets.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let factor = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -402,6 +462,25 @@ mod tests {
         ] {
             let args = serve(&["--database-url", url, "--roles", roles]);
             assert_eq!(args.validate().is_ok(), allowed, "{url} {roles}");
+        }
+    }
+
+    #[test]
+    fn what_the_door_lets_in() {
+        let door = serve(&["--trusted-proxies", "10.0.0.0/8, 192.0.2.7,2001:db8::/32,::1"]).door(u64::MAX);
+        let nets: Vec<String> = door.trusted_proxies.iter().map(ToString::to_string).collect();
+        assert_eq!(nets, ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32", "::1/128"]);
+        assert_eq!((door.connections, door.connections_per_address), (10_000, 256));
+        for (open_files, expected) in [(u64::MAX, 10_000), (11_000, 10_000), (4_096, 3_096), (1_024, 512), (1, 1)] {
+            assert_eq!(connections(10_000, open_files), expected, "{open_files} open files");
+        }
+        for bad in ["", "proxy.example", "10.0.0.0/33", "10.0.0", "*"] {
+            assert!(parse_net(bad).is_err(), "{bad}");
+        }
+        assert_eq!(serve(&["--rate-limit", "5"]).rate_limit.map(NonZeroU32::get), Some(5));
+        assert_eq!(serve(&[]).rate_limit, None);
+        for bad in ["", "0", "-1", "1.5", "1000001", "fast"] {
+            assert!(parse_rate(bad).is_err(), "{bad}");
         }
     }
 

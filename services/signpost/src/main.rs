@@ -1,9 +1,11 @@
 //! The `signpost` binary: commands, and nothing that the crates below could do.
 mod config;
+mod health;
 mod master_key;
 mod sandbox;
 mod serve;
 mod telemetry;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use config::{Database, ServeArgs, StoreArgs};
@@ -34,6 +36,10 @@ enum Command {
         #[command(subcommand)]
         command: TenantCommand,
     },
+    /// Say what a receiver would conclude about a message: DKIM, SPF, DMARC
+    Verify(Box<verify::VerifyArgs>),
+    /// Say by the exit status whether the process beside this one is ready; for container health checks
+    Health(health::HealthArgs),
     /// Print the OpenAPI document
     Openapi,
     /// Bring the database up to date and exit
@@ -67,7 +73,9 @@ fn main() -> ExitCode {
             Command::Tenant { command: TenantCommand::Create { name, json, store } } => {
                 create_tenant(&name, json, &store).await.map(|()| ExitCode::SUCCESS)
             }
-            Command::Openapi => print(&signpost_http::openapi_json()).map(|()| ExitCode::SUCCESS),
+            Command::Verify(args) => Ok(verify::run(*args).await),
+            Command::Health(args) => health::run(&args).await.map(|()| ExitCode::SUCCESS),
+            Command::Openapi => print(signpost_http::openapi_json().trim_end()).map(|()| ExitCode::SUCCESS),
             Command::Migrate(store) => migrate(&store).await.map(|()| ExitCode::SUCCESS),
         }
     });
@@ -87,11 +95,9 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     if let Some(signpost_engine::Error::Invalid(faults)) = error.downcast_ref() {
         for fault in faults {
-            text.push_str(&format!(
-                "; {}: {}",
-                fault.pointer.as_deref().unwrap_or("").trim_start_matches('/'),
-                fault.detail
-            ));
+            let place = fault.pointer.as_deref().unwrap_or("").trim_start_matches('/');
+            let colon = if place.is_empty() { "" } else { ": " };
+            text.push_str(&format!("; {place}{colon}{}", fault.detail));
         }
     }
     let mut cause = error.source();

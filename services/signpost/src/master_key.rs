@@ -15,7 +15,10 @@ pub(crate) fn read(path: &Path) -> Result<Option<MasterKey>, ConfigError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(ConfigError(format!("master key {shown}: {error}"))),
     };
-    if metadata.permissions().mode() & 0o077 != 0 {
+    // systemd lets the service in by an access list, which shows as group bits (systemd.exec(5), LoadCredential=).
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|folder| !folder.is_empty());
+    let foreign = if credentials.is_some_and(|folder| path.starts_with(folder)) { 0o037 } else { 0o077 };
+    if metadata.permissions().mode() & foreign != 0 {
         return Err(ConfigError(format!("master key {shown}: others can read it; `chmod 600` it")));
     }
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError(format!("master key {shown}: {error}")))?;

@@ -28,13 +28,7 @@ const UNSEAL_EVERY: Duration = Duration::from_secs(2);
 const BACKGROUND_END: Duration = Duration::from_secs(45);
 
 /// Variables of the contract that this version does not act on yet; each would silently do nothing.
-const NOT_YET: [&str; 5] = [
-    "SIGNPOST_SMTP_LISTEN",
-    "SIGNPOST_DNS_UPDATE",
-    "SIGNPOST_RATE_LIMIT",
-    "SIGNPOST_TRUSTED_PROXIES",
-    "SIGNPOST_PUBLIC_URL",
-];
+const NOT_YET: [&str; 3] = ["SIGNPOST_SMTP_LISTEN", "SIGNPOST_DNS_UPDATE", "SIGNPOST_PUBLIC_URL"];
 /// As above, where going on would be dangerous.
 const REFUSED: [&str; 2] = ["SIGNPOST_TLS_CERT", "SIGNPOST_TLS_KEY"];
 
@@ -77,7 +71,9 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     };
     let background = start_background(&engine, args.has(Role::Worker).then_some(tls), key_path, &shutdown);
     if let Some(listener) = listener {
-        let api = signpost_http::serve(listener, signpost_http::router(engine.clone()), shutdown.clone());
+        let door = args.door(open_files());
+        let router = signpost_http::router(engine.clone(), args.rate_limit);
+        let api = signpost_http::serve(listener, router, door, shutdown.clone());
         background.spawn("the HTTP server", async move {
             if let Err(error) = api.await {
                 tracing::error!(%error, "the HTTP server failed");
@@ -97,6 +93,23 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     ended?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// How many files this process may have open. The soft limit, commonly 1,024 and meant for programs that use select(2), is raised to
+/// the hard one first; every connection is a file.
+fn open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+            limit.current
+        }
+    };
+    // Without a limit the system's own bounds it.
+    current.unwrap_or(u64::MAX)
 }
 
 /// Access to AWS KMS where new keys go there, or where AWS settings say that keys may lie there. No call is made yet.

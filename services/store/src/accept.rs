@@ -71,7 +71,8 @@ async fn commit(pool: &PgPool, group: Vec<Job>) {
     let (news, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|job| (job.new, job.reply)).unzip();
     let news = Arc::new(news);
     let all = Arc::clone(&news);
-    let written = postgres::write(pool.clone(), move |conn| Box::pin(async move { insert_all(conn, &all).await })).await;
+    let written =
+        postgres::write(pool.clone(), move |conn| Box::pin(async move { insert_all(conn, &all).await })).await;
     match written.map_err(StoreError::from) {
         Ok(()) => replies.into_iter().for_each(|reply| tell(reply, Ok(()))),
         Err(StoreError::Unavailable(cause)) => {

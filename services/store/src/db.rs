@@ -5,6 +5,7 @@
 use crate::Page;
 use crate::accept::GroupAccept;
 use crate::claims::Unanswered;
+use crate::hints::Hints;
 use crate::postgres::{self, Failure, PostgresSettings};
 use crate::sqlite::Sqlite;
 use crate::statement::{Connection, Readers, Row, sql};
@@ -139,6 +140,8 @@ struct Inner {
     database: Database,
     readers: Readers,
     queue: Arc<Notify>,
+    /// Between processes, on PostgreSQL.
+    hints: Option<Hints>,
     /// Claims whose commit was not answered.
     unanswered: Unanswered,
     /// Counts the changes of what callers may do.
@@ -167,7 +170,7 @@ impl Store {
     pub async fn open(settings: StoreSettings) -> Result<Self, StoreError> {
         let database = Sqlite::open(settings).await?;
         let readers = Readers::Sqlite(database.readers.clone());
-        Ok(Self::of(Database::Sqlite(Box::new(database)), readers))
+        Ok(Self::of(Database::Sqlite(Box::new(database)), readers, Arc::default(), None))
     }
 
     /// Connects to PostgreSQL and runs migrations. Any number of processes may do so; leases run out by the time of the server.
@@ -177,13 +180,15 @@ impl Store {
     pub async fn connect(settings: PostgresSettings) -> Result<Self, StoreError> {
         let pool = postgres::open(settings).await?;
         let readers = Readers::Postgres(pool.clone());
+        let queue = Arc::new(Notify::new());
+        let hints = Hints::new(pool.clone(), Arc::clone(&queue));
         let group = GroupAccept::start(&pool);
-        Ok(Self::of(Database::Postgres { pool, group }, readers))
+        Ok(Self::of(Database::Postgres { pool, group }, readers, queue, Some(hints)))
     }
 
-    fn of(database: Database, readers: Readers) -> Self {
-        let (queue, unanswered) = (Arc::new(Notify::new()), Unanswered::default());
-        Self { inner: Arc::new(Inner { database, readers, queue, unanswered, rights: AtomicU64::new(0) }) }
+    fn of(database: Database, readers: Readers, queue: Arc<Notify>, hints: Option<Hints>) -> Self {
+        let (unanswered, rights) = (Unanswered::default(), AtomicU64::new(0));
+        Self { inner: Arc::new(Inner { database, readers, queue, hints, unanswered, rights }) }
     }
 
     /// Moves whenever this process changed something that decides what a caller may do, or with which key it is signed: API
@@ -219,7 +224,7 @@ impl Store {
         }
     }
 
-    /// Woken (coalesced) whenever something may have become due in this process.
+    /// Woken (coalesced) whenever something may have become due in this process or, once it has a worker, in one without.
     pub fn queue_notify(&self) -> Arc<Notify> {
         Arc::clone(&self.inner.queue)
     }
@@ -271,6 +276,16 @@ impl Store {
     /// Something may have become due.
     pub(crate) fn wake_queue(&self) {
         self.inner.queue.notify_one();
+        if let Some(hints) = &self.inner.hints {
+            hints.tell();
+        }
+    }
+
+    /// This process has a worker.
+    pub(crate) fn hear_of_others(&self) {
+        if let Some(hints) = &self.inner.hints {
+            hints.hear();
+        }
     }
 }
 

@@ -5,8 +5,9 @@ use sqlx::sqlite::SqliteConnection;
 
 /// How long an answer is kept, in ms.
 const KEPT: i64 = 7 * 24 * 60 * 60 * 1000;
-/// A request in flight for longer has no handler any more, in ms.
-const ABANDONED_AFTER: i64 = 5 * 60 * 1000;
+/// A request in flight that was not renewed for longer has no handler any more, in ms: its process died, or could not say that
+/// it gave the request up. One that is let in wrongly does no harm, since only one of two can complete the row.
+const ABANDONED_AFTER: i64 = 20_000;
 
 /// Scope of a key.
 #[derive(Debug, Clone)]
@@ -46,8 +47,8 @@ pub enum Begin {
 }
 
 impl Store {
-    /// Starts a request. Rows in flight of an earlier boot or for more than 5 minutes, rows of requests that ended in a 5xx, and
-    /// rows older than 7 days count as never begun. Another body is a `Mismatch` also while the first is in flight.
+    /// Starts a request. Rows in flight of an earlier boot or not renewed for more than 20 s, rows of requests that ended in a
+    /// 5xx, and rows older than 7 days count as never begun. Another body is a `Mismatch` also while the first is in flight.
     pub async fn begin_idempotent(
         &self,
         scope: &IdempotencyScope,
@@ -65,6 +66,26 @@ impl Store {
                     Some(begin) => Ok(begin),
                     None => begin_anew(conn, &scope, &body_hash, now).await,
                 }
+            })
+        })
+        .await
+    }
+
+    /// Says that a request is still being worked on; every 5 s. Without effect once its answer is frozen.
+    pub async fn renew_idempotent(&self, scope: &IdempotencyScope, now: i64) -> Result<(), StoreError> {
+        let scope = scope.clone();
+        self.write(move |conn| {
+            Box::pin(async move {
+                sql("UPDATE idempotency SET created_at = $5
+                     WHERE tenant_id = $1 AND method = $2 AND path = $3 AND key = $4 AND state = 'in_flight'")
+                .bind(&scope.tenant_id)
+                .bind(&scope.method)
+                .bind(&scope.path)
+                .bind(&scope.key)
+                .bind(now)
+                .execute(conn)
+                .await?;
+                Ok(())
             })
         })
         .await

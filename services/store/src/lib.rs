@@ -12,6 +12,7 @@ mod db;
 mod domain_change;
 mod domains;
 mod events;
+mod hints;
 mod idempotency;
 mod messages;
 mod meta;

@@ -121,6 +121,7 @@ impl Store {
             })
         });
         let fence = fence.await?;
+        self.hear_of_others();
         self.wake_queue();
         Ok(fence)
     }

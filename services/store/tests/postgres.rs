@@ -355,3 +355,39 @@ async fn a_write_whose_caller_is_gone_is_done_whole() {
     assert!(eventually(&fresh.store, &row.tenant_id, &new.message.id).await);
     assert_eq!(statuses(&fresh.store, &new).await, ("queued".into(), vec!["queued".into()]));
 }
+
+/// Takes wake-ups that are there already.
+fn drain(notify: &tokio::sync::Notify) {
+    use futures_util::FutureExt;
+    while notify.notified().now_or_never().is_some() {}
+}
+
+/// The process of a worker is woken for what another process accepted, many times, also after its listening connection was
+/// lost. What the listener says by itself (when it begins to listen, when it does again) explains at most one of them each.
+#[tokio::test]
+async fn a_worker_hears_of_what_other_processes_accept() {
+    let fresh = Fresh::postgres().await;
+    let (domain, _) = accepted(&fresh.store, &["bob@example.net"]).await;
+    let worker = connect(&fresh.url).await.unwrap();
+    worker.start_worker("w", NOW).await.unwrap();
+    let queue = worker.queue_notify();
+    let listeners = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()";
+    let patience = Duration::from_secs(30);
+    for round in 0..3 {
+        let listening = async {
+            while server().sql(&fresh.url, listeners).is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(patience, listening).await.expect("it listens");
+        for n in 0..10 {
+            drain(&queue);
+            fresh.store.accept_message(new_message(&domain, &["bob@example.net"])).await.unwrap();
+            let woken = tokio::time::timeout(patience, queue.notified()).await;
+            assert!(woken.is_ok(), "round {round}, message {n}: the worker was not told");
+        }
+        let lost = format!("SELECT pg_terminate_backend(pid, 10000) FROM ({listeners}) AS listeners");
+        assert_eq!(server().sql(&fresh.url, &lost), "t");
+    }
+    worker.close().await;
+}

@@ -148,6 +148,11 @@ impl App {
         self.learn_master_key();
     }
 
+    /// Starts `serve` and waits for nothing.
+    pub fn start_only(&mut self) {
+        self.spawn();
+    }
+
     /// Starts `serve` and waits for it to end by itself.
     pub fn start_and_fail(&mut self) -> ExitStatus {
         self.spawn();
@@ -188,6 +193,16 @@ impl App {
     /// kill -9.
     pub fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// SIGSTOP: it stands still, until `thaw`.
+    pub fn freeze(&self) {
+        self.process.as_ref().unwrap().signal(rustix::process::Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.process.as_ref().unwrap().signal(rustix::process::Signal::CONT);
     }
 
     /// Sets a variable for later starts.

@@ -106,6 +106,22 @@ impl DkimPy {
         (verdicts(&answer), answer["reasons"].clone())
     }
 
+    /// The message with a signature by dkimpy (Ed25519, relaxed/relaxed) before it; with l= if `length`.
+    pub fn sign(&mut self, message: &[u8], domain: &str, selector: &str, seed: &[u8; 32], length: bool) -> Vec<u8> {
+        let answer = self.ask(&json!({
+            "op": "sign", "message": STANDARD.encode(message), "domain": domain, "selector": selector,
+            "seed": STANDARD.encode(seed), "length": length,
+        }));
+        STANDARD.decode(answer["message"].as_str().unwrap()).unwrap()
+    }
+
+    /// Method and result of each part of an Authentication-Results value, as authres reads it; fails the test if it cannot.
+    pub fn authentication_results(&mut self, value: &str) -> Vec<(String, String)> {
+        let answer = self.ask(&json!({"op": "authentication_results", "value": value}));
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        answer["results"].as_array().unwrap().iter().map(|one| (text(&one[0]), text(&one[1]))).collect()
+    }
+
     /// What a reader sees.
     pub fn decode(&mut self, message: &[u8]) -> Decoded {
         let answer = self.ask(&json!({"op": "decode", "message": STANDARD.encode(message)}));

@@ -5,6 +5,10 @@
 //!
 //! - [`Named`]: authoritative DNS, changed at run time.
 //! - [`Receiver`]: an SMTP server that records, and behaves as the recipient's local part says.
+//! - [`Sink`]: another one, inside the test process, for many messages and for dialogues that stay open.
+//! - [`Client`], [`Ledger`]: load, and what came of it.
+//! - [`Site`]: processes that die, and the count of what came of it.
+//! - [`Mutant`]: the product with a promise broken, so that the test of the promise has to fail.
 //! - [`PostgresServer`]: a database server, stopped and started at run time.
 //! - [`Kms`]: a KMS, and how to make it fail.
 //! - [`App`]: the binary as `signpost serve`; at its end, logs, database and answers are searched for secrets.
@@ -24,12 +28,17 @@ mod app;
 mod dns;
 mod judges;
 mod kms;
+mod ledger;
+mod load;
 mod metadata;
+mod mutant;
 mod ports;
 mod postgres;
 mod process;
 mod receiver;
 mod secrets;
+mod sink;
+mod site;
 mod world;
 
 pub use api::{Answer, Api, Exchange};
@@ -37,12 +46,17 @@ pub use app::{App, AppBuilder, Tenant, binary};
 pub use dns::{Named, NamedBuilder};
 pub use judges::{Attachment, Decoded, DkimPy, MailAuthJudge, TxtRecords, our_verdict};
 pub use kms::Kms;
+pub use ledger::{Content, Death, Ledger, Posted, repetitions};
+pub use load::{Client, Dice};
 pub use metadata::{cargo_metadata, cargo_tree, repository};
+pub use mutant::Mutant;
 pub use ports::Port;
 pub use postgres::PostgresServer;
 pub use process::{Process, wait_for};
 pub use receiver::{Received, Receiver};
 pub use secrets::{Found, Needle, private_key_needles, search};
+pub use sink::{Arrival, Ending, Sink};
+pub use site::{Database, Site};
 pub use world::{Domain, World, enabled_domain, required, signature_fields, unfolded_field};
 
 use std::time::Duration;

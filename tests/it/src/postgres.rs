@@ -11,14 +11,26 @@ use std::time::{Duration, Instant};
 const DEFAULT_PORT: u16 = 5432;
 
 /// Runs the server until its standard input ends, which is when the test process does, however it does. `-QUIT` is the
-/// shutdown `-m immediate`: no checkpoint, recovery at the next start.
+/// shutdown `-m immediate`: no checkpoint, recovery at the next start. `-INT` is `-m fast`. To be killed it is stopped first,
+/// so that it makes no further child meanwhile.
 const KEEPER: &str = r#"
 bin=$1 data=$2; shift 2
 start() { "$bin/postgres" -D "$data" -k "$data" -c listen_addresses= "$@" >>"$data/log" 2>&1 & server=$!; }
 end() { kill -QUIT $server; wait $server; }
+fast() { kill -INT $server; wait $server; }
+murder() {
+  kill -STOP $server
+  for stat in /proc/[0-9]*/stat; do
+    { read -r line <"$stat"; } 2>/dev/null || continue
+    set -- ${line##*) }
+    if [ "$2" = "$server" ]; then pid=${stat#/proc/}; kill -KILL "${pid%/stat}"; fi
+  done
+  kill -KILL $server
+  wait $server
+} 2>>"$data/log"
 start "$@"
 while read -r command; do
-  case $command in stop) end ;; start) start "$@" ;; esac
+  case $command in stop) end ;; fast) fast ;; kill) murder ;; start) start "$@" ;; esac
   echo done
 done
 end 2>>"$data/log"
@@ -102,7 +114,14 @@ impl PostgresServer {
     pub fn sql(&self, database: &str, text: &str) -> String {
         let name = database_name(database);
         let mut command = Command::new(self.bin.join("psql"));
-        command.env_clear().arg("-h").arg(&self.data).args(["-p", &self.port.to_string(), "-U", "postgres", "-d", name]);
+        command.env_clear().arg("-h").arg(&self.data).args([
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "postgres",
+            "-d",
+            name,
+        ]);
         let output = command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-c", text]).output().unwrap();
         assert!(output.status.success(), "{text}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
@@ -113,7 +132,17 @@ impl PostgresServer {
         self.tell("stop");
     }
 
-    /// After `stop`; returns when it answers.
+    /// As `pg_ctl stop -m fast`: sessions are broken off, everything is written, then it is gone.
+    pub fn stop_fast(&mut self) {
+        self.tell("fast");
+    }
+
+    /// kill -9 of the server and all its processes.
+    pub fn kill(&mut self) {
+        self.tell("kill");
+    }
+
+    /// After one of these; returns when it answers.
     pub fn start_again(&mut self) {
         self.tell("start");
         self.wait_until_ready();

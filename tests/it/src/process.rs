@@ -78,7 +78,8 @@ impl Process {
         self.child.try_wait().unwrap()
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
+    /// Any signal, to its whole group.
+    pub fn signal(&self, signal: rustix::process::Signal) {
         // A group that is gone already is what is wanted.
         let _ = rustix::process::kill_process_group(rustix::process::Pid::from_child(&self.child), signal);
     }

@@ -3,10 +3,11 @@
 
 use serde_json::json;
 use signpost_it::{
-    Api, App, AppBuilder, DEADLINE, DkimPy, Named, PostgresServer, Receiver, World, enabled_domain, wait_for,
+    Api, App, AppBuilder, DEADLINE, Dice, DkimPy, Named, PostgresServer, Receiver, Sink, Site, World, enabled_domain,
+    long, wait_for,
 };
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 fn settings(named: &Named, receiver: &Receiver, database: &str) -> AppBuilder {
     App::with().dns(named).relay(receiver).env("SIGNPOST_DATABASE_URL", database)
@@ -92,66 +93,28 @@ fn processes_share_a_database_and_each_message_is_sent_once() {
     assert_eq!(workers, "2", "the process without that role is none");
 }
 
+/// Stopped with `-m immediate`, killed, restarted: 503 with Retry-After meanwhile, and nothing else happens to the mail. Nobody
+/// died, so nothing may arrive twice.
 #[test]
-fn while_postgresql_is_down_nothing_is_acknowledged_and_then_everything_is_delivered() {
-    let mut server = PostgresServer::start();
-    let database = server.database();
-    let (named, receiver) = (World::zones().start(), Receiver::start());
-    let app = settings(&named, &receiver, &database).start();
-    let tenant = app.tenant("Ann");
-    enabled_domain(&tenant, &named, "example.test", "ed25519");
-    let (stop, round) = (AtomicBool::new(false), std::sync::atomic::AtomicUsize::new(0));
-    let answers: Vec<(String, u16)> = std::thread::scope(|scope| {
-        let senders: Vec<_> = (0..4)
-            .map(|sender| {
-                let (api, stop, round) = (tenant.api.clone(), &stop, &round);
-                scope.spawn(move || {
-                    let mut answers = Vec::new();
-                    while !stop.load(Ordering::SeqCst) {
-                        let address = format!("s{sender}n{}@receiver.test", answers.len());
-                        let message = json!({"from": "ann@example.test", "to": [address], "subject": "x", "text": "y"});
-                        let answer = api.post("/v1/messages", &message);
-                        match answer.status {
-                            202 => {}
-                            503 => {
-                                assert!(answer.header("retry-after").parse::<u32>().is_ok(), "{}", answer.text());
-                                answer.problem(503, "store-unavailable");
-                            }
-                            other => panic!("{other}: {}", answer.text()),
-                        }
-                        answers.push((address, answer.status));
-                        round.fetch_add(1, Ordering::SeqCst);
-                    }
-                    answers
-                })
-            })
-            .collect();
-        let some_more = |what: &str| {
-            let before = round.load(Ordering::SeqCst);
-            wait_for(what, DEADLINE, || (round.load(Ordering::SeqCst) >= before + 12).then_some(()));
-        };
-        some_more("it answers");
-        for _ in 0..2 {
-            server.stop();
-            some_more("it answers without a database");
-            wait_for("/readyz is 503", DEADLINE, || (app.api().get("/readyz").status == 503).then_some(()));
-            app.api().get("/livez").expect(200);
-            server.start_again();
-            wait_for("/readyz is 200", DEADLINE, || (app.api().get("/readyz").status == 200).then_some(()));
-            some_more("it answers again");
+fn while_postgresql_is_away_nothing_is_acknowledged_and_then_everything_is_delivered_once() {
+    let mut site = Site::postgres(Sink::start(Duration::from_millis(60)), 1);
+    site.may_refuse = true;
+    site.survive(&mut Dice::from_environment(), |site, ledger, _| {
+        let ways = [PostgresServer::stop, PostgresServer::kill, PostgresServer::stop_fast];
+        for (way, go_away) in ways.into_iter().cycle().take(if long() { 30 } else { 6 }).enumerate() {
+            ledger.wait_for_more(20, DEADLINE);
+            let refused = ledger.refusals();
+            go_away(site.server());
+            wait_for(&format!("it answers without a database ({way})"), DEADLINE, || {
+                (ledger.refusals() >= refused + 12).then_some(())
+            });
+            let api = site.app(0).api();
+            wait_for("/readyz is 503", DEADLINE, || (api.get("/readyz").status == 503).then_some(()));
+            api.get("/livez").expect(200);
+            site.server().start_again();
+            wait_for("/readyz is 200", DEADLINE, || (api.get("/readyz").status == 200).then_some(()));
         }
-        stop.store(true, Ordering::SeqCst);
-        senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect()
+        ledger.wait_for_more(20, DEADLINE);
+        assert!(ledger.acknowledgements() > 100, "{}", ledger.acknowledgements());
     });
-    let refused = answers.iter().filter(|(_, status)| *status == 503).count();
-    let acknowledged: Vec<&String> = answers.iter().filter(|(_, status)| *status == 202).map(|(to, _)| to).collect();
-    assert!(refused > 0 && acknowledged.len() > 12, "{refused} refused, {} acknowledged", acknowledged.len());
-    // A lease that could not be prolonged runs out within 20 s; an attempt that could not begin is repeated after 60 s.
-    let delivered = wait_for("everything acknowledged is delivered", DEADLINE * 6, || {
-        let delivered = deliveries(&receiver);
-        acknowledged.iter().all(|to| delivered.contains_key(*to)).then_some(delivered)
-    });
-    let posted: std::collections::BTreeSet<&String> = answers.iter().map(|(to, _)| to).collect();
-    assert!(delivered.keys().all(|to| posted.contains(to)), "mail that nobody posted");
-    app.api().get("/readyz").expect(200);
 }

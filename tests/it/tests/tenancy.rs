@@ -232,7 +232,7 @@ fn a_key_does_what_its_scopes_say_and_nothing_else() {
 }
 
 /// Operation and the scope that it needs; what is not listed here fails the test below.
-const OPERATIONS: [(&str, &str, &str); 21] = [
+const OPERATIONS: [(&str, &str, &str); 22] = [
     ("get", "/v1/api-keys", "admin"),
     ("post", "/v1/api-keys", "admin"),
     ("delete", "/v1/api-keys/{id}", "admin"),
@@ -254,6 +254,7 @@ const OPERATIONS: [(&str, &str, &str); 21] = [
     ("get", "/v1/messages/{id}/events", "messages:read"),
     ("get", "/v1/messages/{id}/raw", "messages:read"),
     ("post", "/v1/sign", "sign"),
+    ("post", "/v1/verify", "messages:read"),
 ];
 /// May be asked by anybody. This list may only shrink.
 const OPEN_TO_ALL: [&str; 4] = ["/docs", "/livez", "/openapi.json", "/readyz"];
@@ -274,8 +275,8 @@ fn every_operation_of_the_document_wants_credentials_and_its_scope() {
             let (_, _, scope) = case.unwrap_or_else(|| panic!("{method} {path} has no authorization case"));
             unseen.retain(|seen| *seen != (method.as_str(), path.as_str()));
             assert_eq!(operation["security"], json!([{"bearer": [scope]}]), "{method} {path}");
-            let kind =
-                if path == "/v1/sign" || path == "/v1/messages/raw" { "message/rfc822" } else { "application/json" };
+            let raw = ["/v1/sign", "/v1/messages/raw", "/v1/verify"].contains(&path.as_str());
+            let kind = if raw { "message/rfc822" } else { "application/json" };
             let (kind, body): (_, &[u8]) = if method == "post" { (Some(kind), b"{}") } else { (None, b"") };
             let path = path.replace("{id}", &format!("msg_{ABSENT}"));
             let call = |api: &Api| api.call(&method.to_uppercase(), &path, kind, body.to_vec());

@@ -68,7 +68,15 @@ fn one(rounds: usize, wanted: &Wanted, algorithm: KeyAlgorithm) -> Result<()> {
         wanted.database.name(),
         if wanted.delivers { "a worker delivering to smtp-sink meanwhile" } else { "role api alone" },
     );
-    let columns = ["messages a second", "pgbench inserts", "sign and verify", "SQL", "HTTP and the rest", "median, ms", "99 %, ms"];
+    let columns = [
+        "messages a second",
+        "pgbench inserts",
+        "sign and verify",
+        "SQL",
+        "HTTP and the rest",
+        "median, ms",
+        "99 %, ms",
+    ];
     let medians = table(&title, &columns, 0, &results)?;
     let whole = medians[2] + medians[3] + medians[4];
     let share = |at: usize| 100.0 * medians[at] / whole;
@@ -105,5 +113,7 @@ fn pgbench(postgres: &PostgresOnTcp, size: usize) -> Result<f64> {
     std::fs::remove_file(&script)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let tps = text.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-    tps.ok_or_else(|| format!("no tps in what pgbench printed: {text} {}", String::from_utf8_lossy(&output.stderr)).into())
+    tps.ok_or_else(|| {
+        format!("no tps in what pgbench printed: {text} {}", String::from_utf8_lossy(&output.stderr)).into()
+    })
 }

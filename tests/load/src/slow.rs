@@ -42,7 +42,9 @@ pub(crate) fn compare(rounds: usize) -> Result<()> {
             let (calm, loud) = (before.percentile(99), during.percentile(99));
             results.push(vec![calm, loud, loud / calm, during.answers as f64]);
         }
-        let title = format!("(slow) POST /v1/sign by {CONNECTIONS} clients, a request each 40 ms, beside 1,000 connections slow in: {name}");
+        let title = format!(
+            "(slow) POST /v1/sign by {CONNECTIONS} clients, a request each 40 ms, beside 1,000 connections slow in: {name}"
+        );
         let columns = ["99 % before, ms", "99 % meanwhile, ms", "ratio", "right answers"];
         let medians = table(&title, &columns, 2, &results)?;
         note(&format!("99 % meanwhile / before: {:.2} (goal: at most 2.0)", medians[2]))?;

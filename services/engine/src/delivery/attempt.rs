@@ -9,6 +9,7 @@ use super::session::{RecipientResult, Transaction};
 use super::tls::Security;
 use super::wire::Trouble;
 use super::worker::{HEARTBEAT, Worker};
+use crate::Error;
 use crate::messages::signing::Readiness;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -20,10 +21,12 @@ use tokio::time::sleep;
 const REFUSED: Duration = Duration::from_secs(60);
 /// The last try is at `expires_at`; a claim that comes later than this behind it is no try any more.
 const EXPIRY_GRACE_MS: i64 = 10 * 60_000;
-/// An attempt that could not begin (database, signing) is repeated after this.
+/// An attempt that could not begin (signing, a message without octets) is repeated after this. A database that is away is waited for.
 const NOT_BEGUN_MS: i64 = 60_000;
 /// RFC 5321 6.3: at least 100 Received fields before a loop is assumed. Acceptance lets 100 pass, and then comes ours.
 const MAX_HOPS: usize = 101;
+/// A database that is away is asked again after this, and then less and less often (up to the time of a heartbeat).
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 impl Worker {
     /// One claimed message, from the claim to its settled outcomes.
@@ -57,7 +60,8 @@ impl Worker {
     /// The octets to send, signed by keys that are still good; `None` if nothing is sent now (that is settled then).
     async fn ready_body(&self, delivery: &Delivery) -> Option<MessageBody> {
         let id = &delivery.message.id;
-        let mut body = match self.engine.inner.store.delivery_body(id).await {
+        let store = &self.engine.inner.store;
+        let mut body = match self.persist(id, || store.delivery_body(id)).await {
             Ok(Some(body)) => body,
             Ok(None) => {
                 tracing::error!(message = %id, "a claimed message has no body");
@@ -70,11 +74,11 @@ impl Worker {
                 return None;
             }
         };
-        match self.engine.ready_to_send(delivery, &body).await {
+        match self.readiness(delivery, &body).await {
             Ok(Readiness::Good) => Some(body),
             Ok(Readiness::Resigned { prefix, signatures }) => {
                 let size = i64::try_from(prefix.len() + body.raw.len()).unwrap_or(i64::MAX);
-                match self.engine.inner.store.resign(&self.fence, id, &prefix, &signatures, size).await {
+                match self.persist(id, || store.resign(&self.fence, id, &prefix, &signatures, size)).await {
                     Ok(()) => {
                         body.prefix = prefix;
                         Some(body)
@@ -98,6 +102,17 @@ impl Worker {
                 tracing::warn!(message = %id, %cause, "cannot tell whether the signature is still good");
                 self.not_begun(delivery).await;
                 None
+            }
+        }
+    }
+
+    /// Asked again while the database is away.
+    async fn readiness(&self, delivery: &Delivery, body: &MessageBody) -> Result<Readiness, Error> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.engine.ready_to_send(delivery, body).await {
+                Err(Error::StoreUnavailable) => self.pause(&mut pause).await.ok_or(Error::StoreUnavailable)?,
+                other => return other,
             }
         }
     }
@@ -278,21 +293,31 @@ impl Worker {
         }
     }
 
-    /// Repeats a write while the database is away, until this process ends.
-    async fn persist<F>(&self, message: &str, write: impl Fn() -> F) -> Result<(), StoreError>
+    /// Repeats a read or a write while the database is away, until this process ends.
+    async fn persist<T, F>(&self, message: &str, work: impl Fn() -> F) -> Result<T, StoreError>
     where
-        F: Future<Output = Result<(), StoreError>>,
+        F: Future<Output = Result<T, StoreError>>,
     {
-        let mut pause = Duration::from_millis(100);
+        let mut pause = FIRST_PAUSE;
         loop {
-            let cause = match write().await {
+            let cause = match work().await {
                 Err(StoreError::Unavailable(cause)) => cause,
                 other => return other,
             };
-            tracing::warn!(message, %cause, "not committed yet");
-            tokio::select! {
-                () = self.given_up.cancelled() => return Err(StoreError::Unavailable(cause)),
-                () = sleep(pause) => pause = (pause * 2).min(HEARTBEAT),
+            tracing::warn!(message, %cause, "the database is away, trying again");
+            if self.pause(&mut pause).await.is_none() {
+                return Err(StoreError::Unavailable(cause));
+            }
+        }
+    }
+
+    /// Ever longer pauses; `None` if nothing more is to be tried.
+    async fn pause(&self, pause: &mut Duration) -> Option<()> {
+        tokio::select! {
+            () = self.given_up.cancelled() => None,
+            () = sleep(*pause) => {
+                *pause = (*pause * 2).min(HEARTBEAT);
+                Some(())
             }
         }
     }

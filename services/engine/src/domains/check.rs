@@ -279,7 +279,7 @@ impl Engine {
         starts.retain(|at| at + 60_000 > now);
         if starts.len() >= CHECKS_PER_MINUTE {
             let wait = starts.first().map_or(60_000, |oldest| oldest + 60_000 - now);
-            return Err(Error::RateLimited { retry_after: u64::try_from(wait / 1000 + 1).unwrap_or(60) });
+            return Err(Error::RateLimited { retry_after: u64::try_from((wait + 999) / 1000).unwrap_or(60) });
         }
         starts.push(now);
         Ok(())

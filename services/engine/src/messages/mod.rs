@@ -12,8 +12,7 @@ pub mod signing;
 mod waiting_tests;
 
 use crate::rows::{
-    Begin, EventRow, IdempotencyScope, MessageBody, MessageRow, Page, RecipientRow, SignatureRow,
-    StoredAnswer,
+    Begin, EventRow, IdempotencyScope, MessageBody, MessageRow, Page, RecipientRow, SignatureRow, StoredAnswer,
 };
 use crate::usage::Used;
 use crate::{Caller, Engine, Error, FieldError, Scope};
@@ -101,7 +100,11 @@ impl Engine {
         match self.sign_prepared(&authority, &prepared).await {
             Ok(signed) => {
                 self.count(&caller.tenant_id, Used::Signature);
-                Ok(SignedMessage { prepend: vec![signed.field], signatures: vec![signed.row], raw: prepared.message.raw })
+                Ok(SignedMessage {
+                    prepend: vec![signed.field],
+                    signatures: vec![signed.row],
+                    raw: prepared.message.raw,
+                })
             }
             Err(NotSigned::Held(reason)) => Err(Error::SigningSuspended(reason)),
             Err(NotSigned::Awaiting(reason)) => {
@@ -156,6 +159,11 @@ impl Engine {
     pub async fn begin_idempotent(&self, scope: &IdempotencyScope, body: &[u8]) -> Result<Begin, Error> {
         let hash = digest::digest(&digest::SHA256, body);
         Ok(self.inner.store.begin_idempotent(scope, hash.as_ref(), self.now_ms()).await?)
+    }
+
+    /// While an idempotent request is being worked on, every 5 s: one that is not renewed belongs to a process that died.
+    pub async fn renew_idempotent(&self, scope: &IdempotencyScope) -> Result<(), Error> {
+        Ok(self.inner.store.renew_idempotent(scope, self.now_ms()).await?)
     }
 
     /// Freezes a 4xx.

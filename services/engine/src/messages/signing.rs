@@ -14,10 +14,12 @@ use signpost_dkim::sign::{self, Policy, Signer};
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
 use signpost_keys::{CustodyKind, KeyBinding, StoredKey};
 use signpost_store::{
-    Delivery, DomainRow, EventRow, Fence, KeyRow, MessageBody, MessageRow, ReleaseChange, SignatureRow, StoreError, Waiting,
+    Delivery, DomainRow, EventRow, Fence, KeyRow, MessageBody, MessageRow, ReleaseChange, SignatureRow, StoreError,
+    Waiting,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 /// What is signed and how; the same for every domain so far.
 static POLICY: LazyLock<Policy> = LazyLock::new(Policy::default);
@@ -26,9 +28,14 @@ static POLICY: LazyLock<Policy> = LazyLock::new(Policy::default);
 const PUBLISHED_GOOD_MS: i64 = 72 * 3600 * 1000;
 /// A message that waits is looked at again after so long.
 const WAIT_RETRY_MS: i64 = 30 * 1000;
+/// One that could not be looked at because the database was away.
+const AWAY_RETRY_MS: i64 = 2 * 1000;
 /// A waiting message makes us read its key's record again, at most so often per key.
 const REREAD_MS: i64 = 25 * 1000;
 const RELEASE_BATCH: u32 = 50;
+/// A release that the database could not commit is tried again after this, and then less and less often.
+const RELEASE_PAUSE: Duration = Duration::from_millis(100);
+const RELEASE_PAUSE_AT_MOST: Duration = Duration::from_secs(5);
 /// Why mail waits, in words for the tenant.
 const NOT_PROVEN: &str = "the domain is no longer proven by this tenant";
 const DISABLED: &str = "signing is disabled for the domain";
@@ -254,7 +261,9 @@ impl Engine {
     pub async fn release_waiting(&self, fence: &Fence) -> Result<usize, Error> {
         let waiting = self.inner.store.claim_waiting(fence, self.now_ms(), RELEASE_BATCH).await?;
         let count = waiting.len();
-        self.reread_for(&waiting).await?;
+        if let Err(error) = self.reread_for(&waiting).await {
+            tracing::warn!(?error, "the records that mail waits for were not read again");
+        }
         let mut domains: BTreeMap<String, Vec<Waiting>> = BTreeMap::new();
         for one in waiting {
             domains.entry(one.message.domain_id.clone()).or_default().push(one);
@@ -273,19 +282,13 @@ impl Engine {
                 Ok(change) => change,
                 Err(error) => {
                     tracing::error!(message = %id, ?error, "a waiting message could not be looked at");
-                    unsigned(
-                        &one.message.status,
-                        one.message.waiting_reason.clone(),
-                        Some(self.now_ms() + WAIT_RETRY_MS),
-                    )
+                    // Where the database is away, the release below waits until it is back.
+                    let pause = if matches!(error, Error::StoreUnavailable) { AWAY_RETRY_MS } else { WAIT_RETRY_MS };
+                    let reason = one.message.waiting_reason.clone();
+                    unsigned(&one.message.status, reason, Some(self.now_ms() + pause))
                 }
             };
-            match self.inner.store.release(fence, id, &change, self.now_ms()).await {
-                Ok(()) => {}
-                // Cancelled, or the domain was deleted, since it was claimed.
-                Err(StoreError::Stale) => tracing::info!(message = %id, "a waiting message changed meanwhile"),
-                Err(error) => tracing::warn!(message = %id, ?error, "a waiting message could not be released"),
-            }
+            self.commit_release(fence, id, &change).await;
         }
         // A probe may have succeeded between the look at the key and the write that lets the message wait on.
         if let Some(first) = messages.first()
@@ -295,6 +298,30 @@ impl Engine {
             if let Err(error) = self.inner.store.hurry_waiting(tenant, domain, self.now_ms()).await {
                 tracing::warn!(domain, ?error, "mail that waits for a key goes out at its next turn only");
             }
+        }
+    }
+
+    /// Repeated while the database is away; whoever runs the pass ends it with the lease.
+    async fn commit_release(&self, fence: &Fence, message: &str, change: &ReleaseChange) {
+        let mut pause = RELEASE_PAUSE;
+        loop {
+            match self.inner.store.release(fence, message, change, self.now_ms()).await {
+                Ok(()) => return,
+                Err(StoreError::Unavailable(cause)) => {
+                    tracing::warn!(message, %cause, "the database is away, the release is tried again");
+                }
+                // Cancelled, or the domain was deleted, since it was claimed.
+                Err(StoreError::Stale) => return tracing::info!(message, "a waiting message changed meanwhile"),
+                Err(
+                    error @ (StoreError::InUse
+                    | StoreError::Conflict
+                    | StoreError::Contested
+                    | StoreError::Refused(_)
+                    | StoreError::Damaged(_)),
+                ) => return tracing::error!(message, %error, "a waiting message could not be released"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RELEASE_PAUSE_AT_MOST);
         }
     }
 

@@ -139,7 +139,8 @@ impl Handler for Inbox {
         if self.tamper {
             change_a_body_octet(&mut octets);
         }
-        let transaction = Transaction { ip: envelope.client_ip, helo: &envelope.helo, mail_from: &envelope.mail_from };
+        let transaction =
+            Transaction { ip: Some(envelope.client_ip), helo: &envelope.helo, mail_from: &envelope.mail_from };
         let evaluation = evaluate::evaluate(&self.dns, &octets, &transaction, self.clock.now_s()).await;
         let second_opinion = evaluate::second_opinion(&self.dns, &octets).await;
         let ours: Vec<_> = evaluation.dkim.iter().map(|v| v.result.as_str().to_owned()).collect();

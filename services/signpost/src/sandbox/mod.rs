@@ -17,6 +17,7 @@ use signpost_dkim::SigningDomain;
 use signpost_engine::delivery::DeliverySettings;
 use signpost_engine::delivery::tls::ClientTls;
 use signpost_engine::{Engine, Settings, SystemClock};
+use signpost_http::Door;
 use signpost_keys::SystemRandom;
 use signpost_store::{Store, StoreSettings};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -108,11 +109,12 @@ pub(crate) async fn run(args: SandboxArgs) -> Outcome<ExitCode> {
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
     let api_address = listener.local_addr()?;
     let background = serve::start_background(&engine, Some(tls), key_path, &shutdown);
-    let api = tokio::spawn(signpost_http::serve(listener, signpost_http::router(engine.clone()), shutdown.clone()));
+    let router = signpost_http::router(engine.clone(), None);
+    let api = tokio::spawn(signpost_http::serve(listener, router, Door::default(), shutdown.clone()));
     let page_listener = TcpListener::bind(ONCE_LISTEN).await?;
     let page_address = page_listener.local_addr()?;
     let pages = signpost_http::inbox_router(inbox.clone());
-    let page = tokio::spawn(signpost_http::serve(page_listener, pages, shutdown.clone()));
+    let page = tokio::spawn(signpost_http::serve(page_listener, pages, Door::default(), shutdown.clone()));
 
     let flow = Flow::new(api_address, key.token.clone(), zone, inbox, smtp, args.json, args.spoil);
     let report = flow.take().await;

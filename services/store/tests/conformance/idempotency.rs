@@ -3,7 +3,7 @@ use crate::support::{NOW, accepted, domain, event_kinds, new_message, scope, ten
 use signpost_store::{Begin, IdempotencyScope, Store, StoreError, StoredAnswer};
 
 const DAY: i64 = 86_400_000;
-const MINUTE: i64 = 60_000;
+const LAPSE: i64 = 20_000;
 
 fn answer(status: u16) -> StoredAnswer {
     StoredAnswer { status, content_type: "application/json".into(), body: b"{\"id\":\"msg_1\"}".to_vec() }
@@ -25,9 +25,10 @@ async fn the_matrix_of_an_earlier_request_and_a_later_one(store: Store) {
         (Earlier::Nothing, "a", 0, Begin::Started),
         (Earlier::InFlight, "a", 0, Begin::InFlight),
         (Earlier::InFlight, "b", 0, Begin::Mismatch),
-        (Earlier::InFlight, "a", 5 * MINUTE, Begin::InFlight),
-        (Earlier::InFlight, "a", 5 * MINUTE + 1, Begin::Started),
-        (Earlier::InFlight, "b", 5 * MINUTE + 1, Begin::Started),
+        (Earlier::InFlight, "a", LAPSE, Begin::InFlight),
+        (Earlier::InFlight, "b", LAPSE, Begin::Mismatch),
+        (Earlier::InFlight, "a", LAPSE + 1, Begin::Started),
+        (Earlier::InFlight, "b", LAPSE + 1, Begin::Started),
         (Earlier::Done, "a", 0, replay.clone()),
         (Earlier::Done, "b", 0, Begin::Mismatch),
         (Earlier::Done, "a", 7 * DAY, replay.clone()),
@@ -51,6 +52,21 @@ async fn the_matrix_of_an_earlier_request_and_a_later_one(store: Store) {
         let begin = store.begin_idempotent(&scope, body.as_bytes(), NOW + later).await.unwrap();
         assert_eq!(begin, expected, "{earlier:?}, body {body}, {later} ms later");
     }
+}
+
+async fn a_request_that_says_that_it_is_worked_on_does_not_lapse(store: Store) {
+    let ann = tenant(&store).await;
+    let scope = scope(&ann, "k");
+    assert_eq!(store.begin_idempotent(&scope, b"a", NOW).await.unwrap(), Begin::Started);
+    for beat in 1..5 {
+        let at = NOW + beat * LAPSE;
+        store.renew_idempotent(&scope, at).await.unwrap();
+        assert_eq!(store.begin_idempotent(&scope, b"a", at + LAPSE).await.unwrap(), Begin::InFlight, "{beat}");
+    }
+    assert_eq!(store.begin_idempotent(&scope, b"a", NOW + 5 * LAPSE + 1).await.unwrap(), Begin::Started);
+    store.finish_idempotent(&scope, &answer(422), NOW + 5 * LAPSE + 1).await.unwrap();
+    store.renew_idempotent(&scope, NOW + 6 * LAPSE).await.unwrap();
+    assert_eq!(store.begin_idempotent(&scope, b"a", NOW).await.unwrap(), Begin::Replay(answer(422)));
 }
 
 async fn tenant_method_path_and_key_make_the_scope(store: Store) {
@@ -129,6 +145,7 @@ async fn rows_older_than_seven_days_are_dropped(store: Store) {
 
 crate::on_every_database!(
     the_matrix_of_an_earlier_request_and_a_later_one,
+    a_request_that_says_that_it_is_worked_on_does_not_lapse,
     tenant_method_path_and_key_make_the_scope,
     of_racing_requests_one_starts,
     the_answer_commits_with_the_message,

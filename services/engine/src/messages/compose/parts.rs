@@ -47,7 +47,8 @@ pub(super) fn build(
 fn about(text: Option<&str>, html: Option<&str>, attachments: &[Attachment]) -> usize {
     let texts = 2 * (text.map_or(0, str::len) + html.map_or(0, str::len));
     // Base64: lines of 76 for 57 octets (RFC 2045 6.8).
-    let files = attachments.iter().map(|a| a.octets.len() / 57 * 78 + a.content_type.len() + a.disposition.len() + 1_000);
+    let files =
+        attachments.iter().map(|a| a.octets.len() / 57 * 78 + a.content_type.len() + a.disposition.len() + 1_000);
     texts + files.sum::<usize>() + 2_000
 }
 

@@ -116,7 +116,8 @@ fn refused(error: MessageError) -> Error {
     Error::Invalid(vec![field_error(&error)])
 }
 
-fn field_error(error: &MessageError) -> FieldError {
+/// The place and text of what is wrong with raw octets.
+pub(crate) fn field_error(error: &MessageError) -> FieldError {
     let detail = error.to_string();
     match error {
         MessageError::BareLineEnd { line, .. }
