@@ -38,11 +38,12 @@ impl<S: Required> FromRequestParts<ApiState> for Authorized<S> {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
         let token = bearer(&parts.headers).ok_or(Error::Unauthenticated)?;
-        let mut caller = if jwt::looks_like(token) {
-            token::bearer(state, token).await?
+        let known = if jwt::looks_like(token) {
+            token::bearer(state, token).await
         } else {
-            state.engine.authenticate(token).await?
+            state.engine.authenticate(token).await
         };
+        let mut caller = known.map_err(|error| Problem::from(error).with_token_refused())?;
         tracing::Span::current().record("tenant", &caller.tenant_id);
         rate::admit(state.rate.as_ref(), &caller.tenant_id, parts)?;
         caller.require(S::SCOPE)?;

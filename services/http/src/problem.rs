@@ -170,11 +170,13 @@ pub(crate) struct Problem {
     detail: Cow<'static, str>,
     errors: Vec<Fault>,
     retry_after: Option<u64>,
+    /// Credentials were sent, and are not good.
+    token_refused: bool,
 }
 
 impl Problem {
     pub(crate) fn new(kind: ProblemType, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after: None }
+        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after: None, token_refused: false }
     }
 
     /// 422 with every fault.
@@ -226,6 +228,12 @@ impl Problem {
         self
     }
 
+    /// Says so in the challenge of a 401.
+    pub(crate) fn with_token_refused(mut self) -> Self {
+        self.token_refused = true;
+        self
+    }
+
     fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds);
         self
@@ -249,8 +257,13 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.kind.status().into_response();
         if self.kind == ProblemType::Unauthenticated {
-            // RFC 9110 11.6.1: a 401 names the scheme.
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"signpost\""));
+            // RFC 9110 11.6.1: a 401 names the scheme. RFC 6750 3.1: an error code only where there were credentials.
+            let challenge = if self.token_refused {
+                "Bearer realm=\"signpost\", error=\"invalid_token\""
+            } else {
+                "Bearer realm=\"signpost\""
+            };
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if self.kind == ProblemType::Timeout {
             // RFC 9110 15.5.9: the rest of the request is not waited for.

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use signpost_engine::{Caller, Error, Scope, TOKEN_LIFETIME_S};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use utoipa::openapi::{RefOr, Response as OpenApiResponse};
 use utoipa::{IntoResponses, ToSchema};
 
@@ -228,7 +228,11 @@ struct Form {
 impl Form {
     fn parse(octets: &[u8]) -> Result<Self, Refusal> {
         let mut form = Self::default();
+        let mut seen = BTreeSet::new();
         for (name, value) in form_urlencoded::parse(octets) {
+            if !seen.insert(name.clone()) {
+                return Err(Refusal::OAuth(TokenErrorCode::InvalidRequest, "A parameter is there twice."));
+            }
             let slot = match &*name {
                 "grant_type" => &mut form.grant_type,
                 "client_id" => &mut form.client_id,
@@ -236,9 +240,6 @@ impl Form {
                 "scope" => &mut form.scope,
                 _ => continue,
             };
-            if slot.is_some() {
-                return Err(Refusal::OAuth(TokenErrorCode::InvalidRequest, "A parameter is there twice."));
-            }
             // RFC 6749 3.2: a parameter without a value is as if it were not there.
             *slot = Some(value.into_owned()).filter(|value| !value.is_empty());
         }
@@ -318,8 +319,10 @@ impl IntoResponses for KeySetProblems {
 #[utoipa::path(get, path = "/.well-known/jwks.json", operation_id = "getKeySet", tag = "Access", security(()),
     responses((status = 200, description = "The keys.", body = KeySet), KeySetProblems))]
 pub(crate) async fn key_set(State(state): State<ApiState>, Query(()): Query<()>) -> Result<Response, Problem> {
-    let keys = state.engine.token_public_keys().await?.iter().map(jwt::jwk).collect();
-    Ok(([(CACHE_CONTROL, KEYS_KEPT)], Json(KeySet { keys })).into_response())
+    let keys: Vec<_> = state.engine.token_public_keys().await?.iter().map(jwt::jwk).collect();
+    // The first key signs at once: a set without it must not be kept.
+    let kept = if keys.is_empty() { "no-store" } else { KEYS_KEPT };
+    Ok(([(CACHE_CONTROL, kept)], Json(KeySet { keys })).into_response())
 }
 
 /// Who bears this token.

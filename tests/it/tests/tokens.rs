@@ -5,7 +5,8 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-use signpost_it::{Answer, Api, App, DEADLINE, PostgresServer, Receiver, World, wait_for};
+use signpost_it::{Answer, Api, App, PostgresServer, Receiver, World, wait_for};
+use std::time::Duration;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
@@ -51,7 +52,9 @@ fn a_token_counts_where_its_api_key_does() {
             Some(url) => app.env("SIGNPOST_DATABASE_URL", url.as_str()),
         });
         let app = &world.app;
-        assert_eq!(key_set(app), Vec::<Value>::new(), "made when needed");
+        let empty = app.api().get("/.well-known/jwks.json").expect(200);
+        assert_eq!(empty.json(), json!({"keys": []}), "made when needed");
+        assert_eq!(empty.header("cache-control"), "no-store", "or who keeps it would refuse the first tokens");
         let answer = ask(&app.api(), &form_of(&world.tenant.token)).expect(200);
         assert_eq!(answer.header("cache-control"), "no-store");
         let body = answer.json();
@@ -109,6 +112,8 @@ fn a_client_is_named_by_basic_or_in_the_form_and_each_fault_has_its_error() {
         (ask(&api, &format!("client_id={id}&client_secret={secret}")), 400, "invalid_request"),
         (ask(&api, &format!("{whole}&client_id={id}")), 400, "invalid_request"),
         (ask(&api, &format!("{whole}&grant_type=client_credentials")), 400, "invalid_request"),
+        (ask(&api, &format!("grant_type=&{whole}")), 400, "invalid_request"),
+        (ask(&api, &format!("{whole}&unheard_of=1&unheard_of=2")), 400, "invalid_request"),
         (ask(&basic(id, secret), &whole), 400, "invalid_request"),
         (ask(&basic(id, secret), &format!("{grant}&client_id=other")), 400, "invalid_request"),
         (api.call("POST", "/v1/token", Some("application/json"), b"{}".to_vec()), 400, "invalid_request"),
@@ -205,8 +210,10 @@ fn revoking_the_api_key_ends_its_tokens() {
     let token = token(&world.app, key);
     use_token(&world.app, &token).expect(200);
     world.tenant.api.delete(&format!("/v1/api-keys/{}", parts(key).0)).expect(204);
-    // At most 5 s stale.
-    wait_for("the token is refused", DEADLINE, || (use_token(&world.app, &token).status == 401).then_some(()));
+    let refused = use_token(&world.app, &token);
+    refused.problem(401, "unauthenticated");
+    assert_eq!(refused.header("www-authenticate"), "Bearer realm=\"signpost\", error=\"invalid_token\"");
+    assert_eq!(world.app.api().get("/v1/domains").header("www-authenticate"), "Bearer realm=\"signpost\"");
     ask(&world.app.api(), &form_of(key)).expect(401);
 }
 
@@ -230,6 +237,11 @@ fn processes_on_one_database_share_the_key() {
     assert_eq!(decoded(&by_first, 1)["iss"], public);
     use_token(&second, &by_first).expect(200);
     use_token(&first, &by_second).expect(200);
+    // Revoked by one process, refused by the other: at most 5 s stale.
+    tenant.api.delete(&format!("/v1/api-keys/{}", parts(&tenant.token).0)).expect(204);
+    use_token(&first, &by_second).problem(401, "unauthenticated");
+    let limit = Duration::from_secs(5);
+    wait_for("the other process refuses it", limit, || (use_token(&second, &by_first).status == 401).then_some(()));
 }
 
 #[test]
