@@ -259,9 +259,14 @@ impl Output {
     }
 
     /// Text that begins and ends with content: everything in it is followed by something, so nothing needs to be held back.
+    ///
+    /// A long stretch without changes is hashed where it lies. A short one between changes is copied a block at a time, which
+    /// costs less than a copy whose length a processor cannot guess.
     fn put_relaxed(&mut self, content: &[u8]) {
         let mut padded = [0; 2 * BLOCK];
-        let mut unchanged = 0;
+        // Where a stretch begins that will be hashed in place; `None` while blocks are copied.
+        let mut in_place = Some(0);
+        let mut copied = 0;
         let mut start = 0;
         while start < content.len() {
             let rest = &content[start..];
@@ -273,15 +278,32 @@ impl Output {
             let changes = Changes::of(text);
             let length = rest.len().min(BLOCK);
             if changes != Changes::default() {
-                if unchanged < start {
-                    self.put(&content[unchanged..start]);
+                if let Some(from) = in_place.take() {
+                    self.put(&content[from..start]);
                 }
                 self.put_changed(text, length, changes);
-                unchanged = start + length;
+                copied = 0;
+            } else if in_place.is_none() {
+                if copied < COPIED {
+                    self.put_unchanged(text, length);
+                    copied += BLOCK;
+                } else {
+                    in_place = Some(start);
+                }
             }
             start += length;
         }
-        self.put(&content[unchanged..]);
+        if let Some(from) = in_place {
+            self.put(&content[from..]);
+        }
+    }
+
+    /// The first `length` octets of `text`, at most a block.
+    #[inline]
+    fn put_unchanged(&mut self, text: &[u8; 2 * BLOCK], length: usize) {
+        self.make_room(2 * BLOCK);
+        self.gathered[self.filled..self.filled + BLOCK].copy_from_slice(&text[..BLOCK]);
+        self.filled += length;
     }
 
     /// The first `length` octets of `text`, at most a block. Copying always 64 octets and counting fewer is several times as fast

@@ -4,7 +4,7 @@ use crate::{Engine, Error, FieldError, ids};
 use aws_lc_rs::hmac;
 use serde_json::json;
 use signpost_store::AuditRow;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use subtle::ConstantTimeEq;
 
 /// What an API key may do.
@@ -83,18 +83,18 @@ impl Engine {
         if !is_plain(id) || !is_plain(secret) {
             return Err(Error::Unauthenticated);
         }
-        let found = self.inner.store.api_key_for_authentication(id).await?;
+        let found = self.known_api_key(id).await?;
         let mac = self.secret_mac(id, secret)?;
-        let Some((key, tenant)) = found else { return Err(Error::Unauthenticated) };
+        let Some(found) = found else { return Err(Error::Unauthenticated) };
+        let (key, tenant) = &*found;
         let same: bool = key.mac.ct_eq(mac.as_ref()).into();
-        if same { self.caller_with(&key, &tenant) } else { Err(Error::Unauthenticated) }
+        if same { self.caller_with(key, tenant) } else { Err(Error::Unauthenticated) }
     }
 
     /// The caller that an API key stands for, without its secret: who asks has shown that it is theirs.
     pub(crate) async fn caller_of(&self, id: &str) -> Result<Caller, Error> {
-        let found = self.inner.store.api_key_for_authentication(id).await?;
-        let (key, tenant) = found.ok_or(Error::Unauthenticated)?;
-        self.caller_with(&key, &tenant)
+        let found = self.known_api_key(id).await?.ok_or(Error::Unauthenticated)?;
+        self.caller_with(&found.0, &found.1)
     }
 
     fn caller_with(&self, key: &ApiKeyRow, tenant: &TenantRow) -> Result<Caller, Error> {
@@ -108,6 +108,18 @@ impl Engine {
         self.inner.last_uses.lock().unwrap_or_else(PoisonError::into_inner).insert(key.id.clone(), now);
         let scopes = key.scopes.split(' ').filter_map(Scope::parse).collect();
         Ok(Caller { tenant_id: tenant.id.clone(), key_id: key.id.clone(), scopes, request_id: None })
+    }
+
+    /// A key and its tenant, re-read at most 5 s stale; at once where this process changed them.
+    pub(crate) async fn known_api_key(&self, id: &str) -> Result<Option<Arc<(ApiKeyRow, TenantRow)>>, Error> {
+        let (id, reading) = (id.to_owned(), self.reading());
+        if let Some(known) = self.inner.api_keys.get(&id, reading) {
+            return Ok(Some(known));
+        }
+        let Some(found) = self.inner.store.api_key_for_authentication(&id).await? else { return Ok(None) };
+        let found = Arc::new(found);
+        self.inner.api_keys.put(id, Arc::clone(&found), reading);
+        Ok(Some(found))
     }
 
     /// A tenant and its first API key with all tenant scopes. For the command line.

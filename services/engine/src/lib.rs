@@ -7,11 +7,13 @@ pub mod domains;
 pub mod error;
 pub mod ids;
 pub mod inbound;
+mod kept;
 pub mod messages;
 mod outages;
 mod published;
 mod state;
 pub mod tokens;
+mod usage;
 pub mod verify;
 
 pub use caller::{Caller, Scope};
@@ -28,6 +30,6 @@ pub const TOKEN_LEEWAY_S: i64 = 30;
 pub mod rows {
     pub use signpost_store::{
         ApiKeyRow, Begin, CheckRow, DomainRow, EventRow, IdempotencyScope, KeyRow, MessageBody, MessageRow, Page,
-        RecipientRow, SignatureRow, StoredAnswer, TenantRow,
+        RecipientRow, SignatureRow, StoredAnswer, TenantRow, UsageRow,
     };
 }

@@ -1,8 +1,12 @@
 //! The engine's state, its settings, and the master key's life at run time.
 use crate::custody::Kms;
 use crate::delivery::DeliverySettings;
+use crate::kept::{Kept, Reading};
+use crate::messages::signing::Authority;
 use crate::outages::Outages;
+use crate::rows::{ApiKeyRow, TenantRow};
 use crate::tokens::KnownTokenKeys;
+use crate::usage::Counts;
 use crate::{Clock, Error, ids};
 use signpost_diagnosis::dns::Dns;
 use signpost_dkim::SigningDomain;
@@ -54,6 +58,12 @@ pub(crate) struct Inner {
     /// API-key id -> last use, flushed in batches.
     pub(crate) last_uses: Mutex<HashMap<String, i64>>,
     pub(crate) token_keys: KnownTokenKeys,
+    /// API-key id -> the key and its tenant.
+    pub(crate) api_keys: Kept<String, Arc<(ApiKeyRow, TenantRow)>>,
+    /// Tenant id and domain of From -> what `authorize` said, and the key that signs.
+    pub(crate) authorities: Kept<(String, SigningDomain), Arc<Authority>>,
+    /// What was used and is not written yet.
+    pub(crate) counts: Counts,
     /// Tenant id -> start times of its checks in the last minute.
     pub(crate) recent_checks: Mutex<HashMap<String, Vec<i64>>>,
     /// Room for POST /verify: each hashes a body up to ten times and asks dozens of DNS questions.
@@ -71,6 +81,11 @@ pub enum MasterKeyState {
     NeverMade,
 }
 
+/// How old a key's and its tenant's row may be that a caller is known by. DESIGN allows 5 s; the time of reading is in it.
+const API_KEY_GOOD_MS: i64 = 4_000;
+/// How old what another process changed in a domain or its keys may be for a request. What was accepted on that is looked at
+/// again before delivery.
+const AUTHORITY_GOOD_MS: i64 = 1_000;
 const MASTER_KEY_CHECK: &str = "master_key_check";
 
 impl Engine {
@@ -91,6 +106,9 @@ impl Engine {
                 pepper: RwLock::new(None),
                 last_uses: Mutex::new(HashMap::new()),
                 token_keys: KnownTokenKeys::default(),
+                api_keys: Kept::new(API_KEY_GOOD_MS),
+                authorities: Kept::new(AUTHORITY_GOOD_MS),
+                counts: Counts::default(),
                 recent_checks: Mutex::new(HashMap::new()),
                 verifications: tokio::sync::Semaphore::new(crate::verify::AT_ONCE),
             }),
@@ -141,6 +159,11 @@ impl Engine {
     /// Seconds since the epoch, by the engine's clock.
     pub fn now_s(&self) -> i64 {
         self.now_ms().div_euclid(1_000)
+    }
+
+    /// The present, for what is kept of the store.
+    pub(crate) fn reading(&self) -> Reading {
+        Reading { version: self.inner.store.rights_version(), at_ms: self.now_ms() }
     }
 
     pub(crate) fn now_ms(&self) -> i64 {

@@ -27,6 +27,10 @@ pub(crate) struct Limits {
 /// Least memory for bodies: ten of the largest messages, as they arrive.
 const IN_MEMORY: u64 = 256 * 1024 * 1024;
 
+/// Once so many octets of a body are there, memory for the rest that it announced is taken at once: what grows step by step is
+/// copied, and lies in memory twice meanwhile.
+const EARNEST: usize = 1_000_000;
+
 impl Limits {
     /// 25,000,000 octets of message allow 36,000,000 octets of JSON; other sizes in the same proportion.
     pub(crate) fn for_message(max_message: u64) -> Self {
@@ -43,8 +47,8 @@ pub(crate) async fn read(mut body: Body, limit: u64) -> Result<Bytes, Problem> {
         return Err(Problem::too_large(limit));
     }
     // One allocation for ordinary bodies; what is only announced takes no more.
-    let at_once = announced.exact().and_then(|size| usize::try_from(size).ok()).unwrap_or(0).min(PARSE_INLINE);
-    let mut collected = BytesMut::with_capacity(at_once);
+    let whole = announced.exact().and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+    let mut collected = BytesMut::with_capacity(whole.min(PARSE_INLINE));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| match BodyFault::among(&error) {
             Some(fault) => Problem::from(fault),
@@ -53,6 +57,10 @@ pub(crate) async fn read(mut body: Body, limit: u64) -> Result<Bytes, Problem> {
         if let Ok(data) = frame.into_data() {
             if (collected.len() as u64).saturating_add(data.len() as u64) > limit {
                 return Err(Problem::too_large(limit));
+            }
+            let room = collected.capacity() - collected.len();
+            if room < data.len() && collected.len() >= EARNEST {
+                collected.reserve(whole.saturating_sub(collected.len()));
             }
             collected.extend_from_slice(&data);
         }

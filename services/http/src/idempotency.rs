@@ -109,8 +109,8 @@ async fn work(
     idempotency: Option<Idempotency<'_>>,
 ) -> Result<StoredAnswer, Problem> {
     let view = match submission {
-        Submission::Composed(request) => engine.send(caller, &request, idempotency).await,
-        Submission::Raw(raw, envelope) => engine.send_raw(caller, raw.into(), &envelope, idempotency).await,
+        Submission::Composed(request) => engine.send(caller, *request, idempotency).await,
+        Submission::Raw(raw, envelope) => engine.send_raw(caller, raw.into(), envelope, idempotency).await,
     };
     Ok(render(&view?))
 }

@@ -89,6 +89,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     shutdown.cancel();
     let ended = background.end().await;
     report("last uses of API keys", engine.flush_last_uses().await);
+    report("counts of usage", engine.flush_usage().await);
     store.close().await;
     ended?;
     tracing::info!("stopped");
@@ -185,9 +186,12 @@ pub(crate) fn start_background(
     let e = engine.clone();
     let flush = every(FLUSH_EVERY, shutdown.clone(), move || {
         let e = e.clone();
-        async move { report("last uses of API keys", e.flush_last_uses().await) }
+        async move {
+            report("last uses of API keys", e.flush_last_uses().await);
+            report("counts of usage", e.flush_usage().await);
+        }
     });
-    background.spawn("the record of last uses", flush);
+    background.spawn("the record of uses", flush);
     let e = engine.clone();
     let unsealing = every(UNSEAL_EVERY, shutdown.clone(), move || {
         let (e, path) = (e.clone(), key_path.clone());

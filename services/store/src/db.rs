@@ -3,6 +3,7 @@
 //! `Store` is where the choice of database is made: every method goes through [`Store::write`] or [`Store::readers`];
 //! what a statement runs on is told apart in `statement`.
 use crate::Page;
+use crate::accept::GroupAccept;
 use crate::claims::Unanswered;
 use crate::hints::Hints;
 use crate::postgres::{self, Failure, PostgresSettings};
@@ -16,6 +17,7 @@ use sqlx::error::ErrorKind;
 use sqlx::postgres::{PgDatabaseError, PgPool};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 /// Where the data lies, if it is SQLite.
@@ -142,11 +144,22 @@ struct Inner {
     hints: Option<Hints>,
     /// Claims whose commit was not answered.
     unanswered: Unanswered,
+    /// Counts the changes of what callers may do.
+    rights: AtomicU64,
 }
 
 enum Database {
     Sqlite(Box<Sqlite>),
-    Postgres(PgPool),
+    Postgres { pool: PgPool, group: GroupAccept },
+}
+
+/// Dropped when a change of what callers may do is committed, or may be: what was read before counts as old.
+pub(crate) struct RightsMoved<'s>(&'s AtomicU64);
+
+impl Drop for RightsMoved<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl Store {
@@ -169,11 +182,32 @@ impl Store {
         let readers = Readers::Postgres(pool.clone());
         let queue = Arc::new(Notify::new());
         let hints = Hints::new(pool.clone(), Arc::clone(&queue));
-        Ok(Self::of(Database::Postgres(pool), readers, queue, Some(hints)))
+        let group = GroupAccept::start(&pool);
+        Ok(Self::of(Database::Postgres { pool, group }, readers, queue, Some(hints)))
     }
 
     fn of(database: Database, readers: Readers, queue: Arc<Notify>, hints: Option<Hints>) -> Self {
-        Self { inner: Arc::new(Inner { database, readers, queue, hints, unanswered: Unanswered::default() }) }
+        let (unanswered, rights) = (Unanswered::default(), AtomicU64::new(0));
+        Self { inner: Arc::new(Inner { database, readers, queue, hints, unanswered, rights }) }
+    }
+
+    /// Moves whenever this process changed something that decides what a caller may do, or with which key it is signed: API
+    /// keys, owners of names, domains, their keys. Read it before the rows: while it stays, this process has not changed them.
+    pub fn rights_version(&self) -> u64 {
+        self.inner.rights.load(Ordering::SeqCst)
+    }
+
+    /// To be held while such a thing is changed.
+    pub(crate) fn moves_rights(&self) -> RightsMoved<'_> {
+        RightsMoved(&self.inner.rights)
+    }
+
+    /// How messages are accepted in groups; SQLite's writer does that for every write.
+    pub(crate) fn group_accept(&self) -> Option<&GroupAccept> {
+        match &self.inner.database {
+            Database::Sqlite(_) => None,
+            Database::Postgres { group, .. } => Some(group),
+        }
     }
 
     /// One trivial read, for /readyz.
@@ -186,7 +220,7 @@ impl Store {
     pub async fn close(&self) {
         match &self.inner.database {
             Database::Sqlite(database) => database.close().await,
-            Database::Postgres(_) => self.inner.readers.close().await,
+            Database::Postgres { .. } => self.inner.readers.close().await,
         }
     }
 
@@ -218,7 +252,7 @@ impl Store {
                     .await;
                 written.map_err(Failure::Undone)
             }
-            Database::Postgres(pool) => postgres::write(pool.clone(), work).await,
+            Database::Postgres { pool, .. } => postgres::write(pool.clone(), work).await,
         }
     }
 
@@ -235,7 +269,7 @@ impl Store {
     pub(crate) async fn scrub_log(&self) {
         match &self.inner.database {
             Database::Sqlite(database) => database.scrub_log().await,
-            Database::Postgres(_) => {}
+            Database::Postgres { .. } => {}
         }
     }
 

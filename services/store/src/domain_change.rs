@@ -20,6 +20,7 @@ impl Store {
         seen_version: i64,
         change: &DomainChange,
     ) -> Result<(), StoreError> {
+        let _moves = self.moves_rights();
         let (tenant, domain_id, change) = (tenant.to_owned(), domain_id.to_owned(), change.clone());
         let wipes = change.keys.iter().any(|key| key.wipe);
         self.write(move |conn| Box::pin(async move { apply(conn, &tenant, &domain_id, seen_version, &change).await }))
@@ -65,6 +66,7 @@ impl Store {
         audit: &AuditRow,
         only_unproven: bool,
     ) -> Result<bool, StoreError> {
+        let _moves = self.moves_rights();
         for _ in 0..DELETE_TRIES {
             // The ids are made here, since `event_id` does not outlive this call; some more than needed, as mail may come in meanwhile.
             let needed = self.count_waiting(tenant, domain_id).await?;

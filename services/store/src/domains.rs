@@ -178,6 +178,7 @@ impl Store {
 
     /// One more key; `Conflict` on the selector, `Stale` if the tenant has no such domain. The domain's version moves.
     pub async fn insert_key(&self, tenant: &str, key: &KeyRow, audit: &AuditRow) -> Result<(), StoreError> {
+        let _moves = self.moves_rights();
         let (tenant, key, audit) = (tenant.to_owned(), key.clone(), audit.clone());
         self.write(move |conn| {
             Box::pin(async move {
@@ -332,6 +333,7 @@ impl Store {
         p: Option<&str>,
         at: i64,
     ) -> Result<(), StoreError> {
+        let _moves = self.moves_rights();
         let (tenant, key_id, p) = (tenant.to_owned(), key_id.to_owned(), p.map(str::to_owned));
         self.write(move |conn| {
             Box::pin(async move {

@@ -4,7 +4,9 @@
 //! the worker, the refresh of published keys) says so in its first line. A method is one transaction. Times are milliseconds since the epoch
 //! and come from the caller; only the leases of workers on PostgreSQL go by the server's clock, which all processes share.
 //! Ids are UUIDv7 as 32 lower-case hex digits, without the prefixes shown outside.
+mod accept;
 mod audit;
+mod bodies;
 mod claims;
 mod db;
 mod domain_change;
@@ -23,15 +25,18 @@ mod statement;
 mod status;
 mod tenants;
 mod token_keys;
+mod usage;
 mod writer;
 
 pub use audit::AuditRow;
+pub use bodies::MessageBody;
 pub use db::{Store, StoreError, StoreSettings};
 pub use domains::{CheckRow, Claim, DomainChange, DomainRow, KeyChange, KeyRow, NameOwner, NameVersion, OwnedName};
 pub use events::EventRow;
 pub use idempotency::{Begin, IdempotencyScope, StoredAnswer};
-pub use messages::{MessageBody, MessageRow, NewMessage, Page, RecipientRow, SignatureRow};
+pub use messages::{MessageRow, NewMessage, Page, RecipientRow, SignatureRow};
 pub use postgres::PostgresSettings;
 pub use queue::{ClaimedRecipient, Delivery, Fence, Outcome, ReleaseChange, Waiting};
 pub use tenants::{ApiKeyRow, TenantRow};
 pub use token_keys::TokenKeyRow;
+pub use usage::UsageRow;

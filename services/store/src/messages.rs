@@ -3,7 +3,7 @@ use crate::audit::insert_audit;
 use crate::db::{AFTER_EVERY_ID, json, json_text, page, page_probe};
 use crate::events::insert_event;
 use crate::statement::{Connection, Row, sql, sql_in};
-use crate::{AuditRow, EventRow, IdempotencyScope, Store, StoreError, StoredAnswer};
+use crate::{AuditRow, EventRow, IdempotencyScope, MessageBody, Store, StoreError, StoredAnswer, bodies};
 use std::collections::HashMap;
 
 /// A page; `next` is the id to give as `after`.
@@ -90,15 +90,6 @@ pub struct RecipientRow {
     pub next_attempt_at: Option<i64>,
 }
 
-/// Octets of a message: what is sent is `prefix` + `raw`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MessageBody {
-    /// Received and our DKIM-Signature fields; no signature while unsigned.
-    pub prefix: Vec<u8>,
-    /// The message as built or accepted.
-    pub raw: Vec<u8>,
-}
-
 /// All that one accepted message writes.
 #[derive(Debug, Clone)]
 pub struct NewMessage {
@@ -119,9 +110,11 @@ pub struct NewMessage {
 impl Store {
     /// One transaction; when this returns Ok it is durable. `Conflict` if the idempotency row has an answer already
     /// (the request was in flight for so long that another one was let in): nothing is accepted twice.
-    pub async fn accept_message(&self, new: &NewMessage) -> Result<(), StoreError> {
-        let new = new.clone();
-        self.write(move |conn| Box::pin(async move { accept(conn, new).await })).await?;
+    pub async fn accept_message(&self, new: NewMessage) -> Result<(), StoreError> {
+        match self.group_accept() {
+            Some(group) if group.takes(&new) => group.accept(new).await?,
+            Some(_) | None => self.write(move |conn| Box::pin(accept(conn, new))).await?,
+        }
         self.wake_queue();
         Ok(())
     }
@@ -163,28 +156,12 @@ impl Store {
         let page = page(rows, limit, |row| &row.id);
         Ok(Page { rows: with_recipients(&mut snapshot.connection(), page.rows).await?, next: page.next })
     }
-
-    /// Octets.
-    pub async fn message_body(&self, tenant: &str, id: &str) -> Result<Option<MessageBody>, StoreError> {
-        let row = sql("SELECT bodies.prefix, bodies.raw FROM bodies JOIN messages ON messages.id = bodies.message_id
-                       WHERE messages.tenant_id = $1 AND messages.id = $2")
-        .bind(tenant)
-        .bind(id)
-        .fetch_optional(self.readers())
-        .await?;
-        row.as_ref().map(message_body).transpose()
-    }
 }
 
-async fn accept(conn: &mut Connection<'_>, new: NewMessage) -> Result<(), StoreError> {
+pub(crate) async fn accept(conn: &mut Connection<'_>, new: NewMessage) -> Result<(), StoreError> {
     let NewMessage { message, body, recipients, events, audit, idempotency } = new;
     insert_message(conn, &message).await?;
-    sql("INSERT INTO bodies (message_id, prefix, raw) VALUES ($1, $2, $3)")
-        .bind(&message.id)
-        .bind(body.prefix)
-        .bind(body.raw)
-        .execute(&mut *conn)
-        .await?;
+    bodies::insert(conn, &message.id, body).await?;
     for recipient in &recipients {
         insert_recipient(conn, &message.id, recipient).await?;
     }
@@ -298,10 +275,6 @@ pub(crate) fn message(row: &Row) -> Result<MessageRow, StoreError> {
         expires_at: row.try_get("expires_at")?,
         created_at: row.try_get("created_at")?,
     })
-}
-
-pub(crate) fn message_body(row: &Row) -> Result<MessageBody, StoreError> {
-    Ok(MessageBody { prefix: row.try_get("prefix")?, raw: row.try_get("raw")? })
 }
 
 fn recipient(row: &Row) -> Result<RecipientRow, StoreError> {

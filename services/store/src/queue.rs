@@ -6,7 +6,7 @@ use crate::claims::{
 };
 use crate::db::json_text;
 use crate::events::insert_event;
-use crate::messages::{message, message_body};
+use crate::messages::message;
 use crate::postgres::Failure;
 use crate::statement::{Connection, Row, sql};
 use crate::status::{self, Phase, Status};
@@ -203,15 +203,6 @@ impl Store {
                 Err(error)
             }
         }
-    }
-
-    /// Octets of a claimed message.
-    pub async fn delivery_body(&self, message_id: &str) -> Result<Option<MessageBody>, StoreError> {
-        let row = sql("SELECT prefix, raw FROM bodies WHERE message_id = $1")
-            .bind(message_id)
-            .fetch_optional(self.readers())
-            .await?;
-        row.as_ref().map(message_body).transpose()
     }
 
     /// Keys of a claimed message's domain (system read).

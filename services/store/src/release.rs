@@ -2,13 +2,13 @@
 use crate::claims::{ClaimKind, lock_message, void_expired_leases};
 use crate::db::json_text;
 use crate::events::insert_event;
-use crate::messages::{message, message_body};
+use crate::messages::message;
 use crate::queue::{
     UNREADABLE_PAUSE, assert_claimed, cancelled_with_its_domain, domain_is_deleted, refresh_status, unless_damaged,
 };
 use crate::statement::{Connection, sql};
 use crate::status::{Phase, Status};
-use crate::{Fence, ReleaseChange, Store, StoreError, Waiting};
+use crate::{Fence, ReleaseChange, Store, StoreError, Waiting, bodies};
 
 /// What a release pass left behind is tried again after this, in ms.
 const LEFT_BEHIND_PAUSE: i64 = 30_000;
@@ -164,8 +164,7 @@ async fn claim(conn: &mut Connection<'_>, fence: &Fence, message_id: &str) -> Re
         .bind(fence.epoch)
         .fetch_one(&mut *conn)
         .await?;
-    let body = sql("SELECT prefix, raw FROM bodies WHERE message_id = $1").bind(message_id).fetch_one(conn).await?;
-    Ok(Waiting { message: message(&row)?, body: message_body(&body)? })
+    Ok(Waiting { message: message(&row)?, body: bodies::read(conn, message_id).await? })
 }
 
 /// Writes what a release attempt (or a hold) found; all recipients that are not at their end go along.
@@ -218,12 +217,7 @@ async fn write_signed(
     change: &mut ReleaseChange,
 ) -> Result<(), StoreError> {
     if let Some(body) = change.body.take() {
-        sql("UPDATE bodies SET prefix = $2, raw = $3 WHERE message_id = $1")
-            .bind(message_id)
-            .bind(body.prefix)
-            .bind(body.raw)
-            .execute(&mut *conn)
-            .await?;
+        bodies::replace(conn, message_id, body).await?;
     }
     let signatures = if change.signatures.is_empty() { None } else { Some(json_text(&change.signatures)?) };
     sql("UPDATE messages SET signatures = COALESCE($2, signatures), size = COALESCE($3, size) WHERE id = $1")

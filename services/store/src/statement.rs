@@ -297,6 +297,6 @@ fn safe(text: Cow<'static, str>) -> SqlStr {
 }
 
 /// A TEXT of PostgreSQL cannot hold U+0000. A reply of a mail server, a subject, or an id that a caller made up can.
-fn without_nul(text: String) -> String {
+pub(crate) fn without_nul(text: String) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }

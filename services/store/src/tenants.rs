@@ -106,6 +106,7 @@ impl Store {
         at: i64,
         audit: &AuditRow,
     ) -> Result<bool, StoreError> {
+        let _moves = self.moves_rights();
         let (tenant, key_id, audit) = (tenant.to_owned(), key_id.to_owned(), audit.clone());
         self.write(move |conn| {
             Box::pin(async move {

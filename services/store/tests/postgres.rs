@@ -105,7 +105,7 @@ async fn several_processes_send_to_each_recipient_once() {
         for (recipient, at) in new.recipients.iter_mut().zip([0, n % 7, 3]) {
             recipient.next_attempt_at = Some(NOW + at);
         }
-        fresh.store.accept_message(&new).await.unwrap();
+        fresh.store.accept_message(new.clone()).await.unwrap();
         messages.push(new);
     }
     let workers = (0..4).map(|n| {
@@ -152,7 +152,7 @@ async fn no_mail_is_left_behind_by_a_deletion_that_races_with_its_acceptance() {
         let (row, first) = accepted(&fresh.store, &["bob@example.net"]).await;
         let accepts = (0..30).map(|_| {
             let (store, new) = (fresh.store.clone(), new_message(&row, &["bob@example.net"]));
-            tokio::spawn(async move { store.accept_message(&new).await.map(|()| new) })
+            tokio::spawn(async move { store.accept_message(new.clone()).await.map(|()| new) })
         });
         let accepts: Vec<_> = accepts.collect();
         let audit = support::audit(&row.tenant_id, "domain.deleted");
@@ -209,7 +209,7 @@ async fn while_the_server_is_away_nothing_is_accepted_and_it_recovers_by_itself(
     own.stop();
     let lost = new_message(&row, &["bob@example.net"]);
     for _ in 0..2 {
-        assert!(matches!(store.accept_message(&lost).await, Err(StoreError::Unavailable(_))));
+        assert!(matches!(store.accept_message(lost.clone()).await, Err(StoreError::Unavailable(_))));
         assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
         assert!(matches!(store.message(&row.tenant_id, &first.message.id).await, Err(StoreError::Unavailable(_))));
     }
@@ -218,7 +218,7 @@ async fn while_the_server_is_away_nothing_is_accepted_and_it_recovers_by_itself(
     tokio::time::timeout(Duration::from_secs(60), async { while store.ping().await.is_err() {} }).await.unwrap();
     assert!(store.message(&row.tenant_id, &first.message.id).await.unwrap().is_some(), "it was acknowledged");
     assert!(store.message(&row.tenant_id, &lost.message.id).await.unwrap().is_none());
-    store.accept_message(&lost).await.unwrap();
+    store.accept_message(lost.clone()).await.unwrap();
     store.close().await;
     own.stop();
     assert!(matches!(connect(&own.url("test0")).await, Err(StoreError::Unavailable(_))));
@@ -301,9 +301,9 @@ async fn a_commit_that_was_not_answered_is_unavailable_though_it_was_done() {
     let (row, _) = accepted(&store, &["bob@example.net"]).await;
     let new = new_message(&row, &["bob@example.net"]);
     swallower.arm();
-    assert!(matches!(store.accept_message(&new).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.accept_message(new.clone()).await, Err(StoreError::Unavailable(_))));
     assert!(beside.message(&row.tenant_id, &new.message.id).await.unwrap().is_some(), "else this test could not fail");
-    store.accept_message(&new_message(&row, &["bob@example.net"])).await.expect("on another connection");
+    store.accept_message(new_message(&row, &["bob@example.net"])).await.expect("on another connection");
 }
 
 #[tokio::test]
@@ -311,7 +311,7 @@ async fn what_a_claim_took_whose_commit_was_not_answered_is_claimed_again() {
     let (swallower, store, beside) = through_a_swallower().await;
     let (row, sent) = accepted(&store, &["bob@example.net", "cat@example.net"]).await;
     let held = waiting_message(&row, "held", Some(NOW));
-    store.accept_message(&held).await.unwrap();
+    store.accept_message(held.clone()).await.unwrap();
     let fence = store.start_worker("w1", NOW).await.unwrap();
 
     swallower.arm();
@@ -348,7 +348,7 @@ async fn a_write_whose_caller_is_gone_is_done_whole() {
     let fresh = Fresh::postgres().await;
     let (row, _) = accepted(&fresh.store, &["bob@example.net"]).await;
     let new = new_message(&row, &["bob@example.net"]);
-    let mut call = Box::pin(fresh.store.accept_message(&new));
+    let mut call = Box::pin(fresh.store.accept_message(new.clone()));
     let begun = std::future::poll_fn(|context| std::task::Poll::Ready(call.as_mut().poll(context))).await;
     assert!(begun.is_pending());
     drop(call);
@@ -382,7 +382,7 @@ async fn a_worker_hears_of_what_other_processes_accept() {
         tokio::time::timeout(patience, listening).await.expect("it listens");
         for n in 0..10 {
             drain(&queue);
-            fresh.store.accept_message(&new_message(&domain, &["bob@example.net"])).await.unwrap();
+            fresh.store.accept_message(new_message(&domain, &["bob@example.net"])).await.unwrap();
             let woken = tokio::time::timeout(patience, queue.notified()).await;
             assert!(woken.is_ok(), "round {round}, message {n}: the worker was not told");
         }

@@ -94,7 +94,7 @@ async fn busy(store: &Store) -> (Fence, NewMessage, NewMessage) {
     let sending = new_message(&row, &["bob@example.net", "cat@example.org"]);
     let held = waiting_message(&row, "held", Some(NOW));
     for new in [&sending, &held] {
-        store.accept_message(new).await.unwrap();
+        store.accept_message(new.clone()).await.unwrap();
     }
     let fence = worker(store).await;
     assert_eq!(store.claim_waiting(&fence, NOW, 10).await.unwrap().len(), 1);
@@ -200,7 +200,7 @@ async fn every_change_that_names_an_actor_leaves_its_audit_row() {
     store.revoke_api_key(&ann, &key, NOW, &audit(&ann, "api_key.revoked")).await.unwrap();
     let mut new = new_message(&row, &["bob@example.net"]);
     new.audit = Some(audit(&ann, "message.accepted"));
-    store.accept_message(&new).await.unwrap();
+    store.accept_message(new.clone()).await.unwrap();
     let mut change = support::proof("example.com", 0, None);
     change.audit = vec![audit(&ann, "domain.verified")];
     store.change_domain(&ann, &row.id, 2, &change).await.unwrap();
@@ -234,7 +234,7 @@ async fn a_row_that_we_cannot_read_is_damage_and_its_error_shows_no_data() {
     let ann = tenant(&store).await;
     let (row, _) = domain(&store, &ann, "example.com").await;
     let new = new_message(&row, &["bob@example.net"]);
-    store.accept_message(&new).await.unwrap();
+    store.accept_message(new.clone()).await.unwrap();
     let mut conn = directly(&path).await;
     sqlx::query("UPDATE messages SET tags = 'secret-data'").execute(&mut conn).await.unwrap();
     conn.close().await.unwrap();
@@ -255,7 +255,7 @@ async fn a_message_that_cannot_be_read_stops_no_other() {
     let queued = [(); 2].map(|()| new_message(&row, &["bob@example.net"]));
     let held = [(); 2].map(|()| waiting_message(&row, "held", Some(NOW)));
     for new in queued.iter().chain(&held) {
-        store.accept_message(new).await.unwrap();
+        store.accept_message(new.clone()).await.unwrap();
     }
     let mut conn = directly(&path).await;
     for bad in [&queued[0], &held[0]] {

@@ -267,6 +267,11 @@ impl App {
         self.folder.path().join("data")
     }
 
+    /// The id of the running process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().pid()
+    }
+
     /// What `serve` printed, over all its starts.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.log_file()).unwrap_or_default()).into_owned()

@@ -8,6 +8,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+const DEFAULT_PORT: u16 = 5432;
+
 /// Runs the server until its standard input ends, which is when the test process does, however it does. `-QUIT` is the
 /// shutdown `-m immediate`: no checkpoint, recovery at the next start. `-INT` is `-m fast`. To be killed it is stopped first,
 /// so that it makes no further child meanwhile.
@@ -39,6 +41,8 @@ rm -rf "$data"
 pub struct PostgresServer {
     bin: PathBuf,
     data: PathBuf,
+    /// In the name of the socket as well.
+    port: u16,
     keeper: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
@@ -52,8 +56,19 @@ impl PostgresServer {
 
     /// With further settings, `name=value`.
     pub fn start_with(settings: &[&str]) -> Self {
-        let bin = binaries();
         let root = ["/dev/shm", "/tmp"].into_iter().map(Path::new).find(|folder| folder.is_dir()).unwrap();
+        Self::start_in(root, DEFAULT_PORT, settings)
+    }
+
+    /// On this port of 127.0.0.1 as well, with its data on the disk of `root`.
+    pub fn start_on_tcp(root: &Path, port: u16, settings: &[&str]) -> Self {
+        let port_setting = format!("port={port}");
+        let settings = [&["listen_addresses=127.0.0.1", &port_setting], settings].concat();
+        Self::start_in(root, port, &settings)
+    }
+
+    fn start_in(root: &Path, port: u16, settings: &[&str]) -> Self {
+        let bin = binaries();
         let data = tempfile::Builder::new().prefix("signpost-pg-").tempdir_in(root).unwrap().keep();
         if is_root() {
             run(Command::new("chown").arg("postgres:").arg(&data));
@@ -72,7 +87,7 @@ impl PostgresServer {
         let mut keeper =
             command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh does not start");
         let (input, output) = (keeper.stdin.take(), BufReader::new(keeper.stdout.take().unwrap()));
-        let server = Self { bin, data, keeper, input, output };
+        let server = Self { bin, data, port, keeper, input, output };
         server.wait_until_ready();
         server
     }
@@ -99,7 +114,14 @@ impl PostgresServer {
     pub fn sql(&self, database: &str, text: &str) -> String {
         let name = database_name(database);
         let mut command = Command::new(self.bin.join("psql"));
-        command.env_clear().arg("-h").arg(&self.data).args(["-U", "postgres", "-d", name]);
+        command.env_clear().arg("-h").arg(&self.data).args([
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "postgres",
+            "-d",
+            name,
+        ]);
         let output = command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-c", text]).output().unwrap();
         assert!(output.status.success(), "{text}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
@@ -137,7 +159,7 @@ impl PostgresServer {
         let started = Instant::now();
         loop {
             let mut asked = Command::new(self.bin.join("pg_isready"));
-            if asked.arg("-q").arg("-h").arg(&self.data).status().unwrap().success() {
+            if asked.args(["-q", "-p", &self.port.to_string(), "-h"]).arg(&self.data).status().unwrap().success() {
                 return;
             }
             assert!(started.elapsed() < Duration::from_secs(60), "PostgreSQL does not start:\n{}", self.log());

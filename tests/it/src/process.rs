@@ -45,6 +45,11 @@ impl Process {
         command
     }
 
+    /// Its id: setpriv becomes the program, it does not stay its parent.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it printed so far.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()

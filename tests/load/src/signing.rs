@@ -1,16 +1,18 @@
 //! A message of 2 KB signed by the engine: octets in, finished field out, without self-verification.
 use std::hint::black_box;
 use std::process::Command;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{Digest, SHA256};
-use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
+use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::KeySize;
-use aws_lc_rs::signature::{Ed25519KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
 use mail_auth::common::crypto::{Ed25519Key, RsaKey, Sha256, SigningKey};
 use mail_auth::common::headers::HeaderWriter as _;
 use mail_auth::dkim::{DkimSigner, Done};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use signpost_dkim::message::Message;
+use signpost_dkim::record::PublicKey;
 use signpost_dkim::sign::{Policy, Signer, prepare};
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
 
@@ -116,8 +118,15 @@ fn rsa_signature(key: &RsaKeyPair, digest: &[u8; 32]) -> Result<Vec<u8>> {
 
 /// Signatures a second that OpenSSL claims for itself.
 fn openssl_speed() -> Result<f64> {
+    openssl_rsa2048(&["-seconds", "1"])
+}
+
+/// `openssl speed ... rsa2048`: signatures a second.
+pub(crate) fn openssl_rsa2048(options: &[&str]) -> Result<f64> {
     let output = Command::new("openssl")
-        .args(["speed", "-seconds", "1", "rsa2048"])
+        .arg("speed")
+        .args(options)
+        .arg("rsa2048")
         .output()
         .map_err(|e| format!("openssl speed rsa2048 cannot be run: {e}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -126,4 +135,27 @@ fn openssl_speed() -> Result<f64> {
     number
         .and_then(|n| n.parse().ok())
         .ok_or_else(|| format!("no sign/s in what openssl speed printed: {text:?}").into())
+}
+
+/// CPU time of one signature and of one verification, by the library that the server calls.
+pub(crate) fn key_costs(algorithm: KeyAlgorithm) -> Result<(Duration, Duration)> {
+    let digest = [7; 32];
+    let rsa;
+    let ed25519;
+    let (public, sign): (PublicKey, Box<dyn Fn() -> Result<Vec<u8>> + '_>) = if algorithm == KeyAlgorithm::Ed25519 {
+        ed25519 = Ed25519KeyPair::from_pkcs8(&Ed25519Key::generate_pkcs8()?)?;
+        let public = PublicKey::from_ed25519(ed25519.public_key().as_ref())?;
+        (public, Box::new(|| Ok(ed25519.sign(&digest).as_ref().to_vec())))
+    } else {
+        rsa = RsaKeyPair::generate(KeySize::Rsa2048)?;
+        let spki: PublicKeyX509Der<'_> = rsa.public_key().as_der()?;
+        let public = PublicKey::from_rsa_spki(spki.as_ref())?;
+        (public, Box::new(|| rsa_signature(&rsa, &digest)))
+    };
+    let signature = sign()?;
+    let speeds = speeds(&mut [&mut || kept(sign()?), &mut || match public.verify_digest(&digest, &signature) {
+        true => Ok(()),
+        false => Err("a signature does not verify".into()),
+    }])?;
+    Ok((Duration::from_secs_f64(1.0 / speeds[0]), Duration::from_secs_f64(1.0 / speeds[1])))
 }

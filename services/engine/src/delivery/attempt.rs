@@ -331,7 +331,7 @@ fn log(message: &str, outcomes: &[Outcome]) {
 
 /// The sending rules once more, and loops (RFC 5321 6.3).
 fn checked(body: MessageBody) -> Result<Payload, Reply> {
-    let payload = Payload::new(body.prefix, &body.raw).map_err(|cause| {
+    let payload = Payload::new(body.prefix, body.raw).map_err(|cause| {
         Reply::ours(554, EnhancedCode::new(5, 6, 0), format!("the message cannot be sent: {cause}"))
     })?;
     if payload.hops() > MAX_HOPS {

@@ -12,9 +12,10 @@ pub struct Payload {
 impl Payload {
     /// `prefix` (our Received and DKIM-Signature fields) and then the message. RFC 5321 2.3.8: a bare CR or LF is an
     /// error here and never repaired, as the signature would not survive the repair.
-    pub fn new(prefix: Vec<u8>, raw: &[u8]) -> Result<Self, MessageError> {
-        let mut octets = prefix;
-        octets.extend_from_slice(raw);
+    pub fn new(prefix: Vec<u8>, raw: impl Into<Vec<u8>>) -> Result<Self, MessageError> {
+        // Moved up where it lies: the message may be large.
+        let mut octets = raw.into();
+        octets.splice(..0, prefix);
         let utf8_header = check_sendable_utf8(&octets)?;
         let eight_bit = !octets.is_ascii();
         Ok(Self { octets, eight_bit, utf8_header })

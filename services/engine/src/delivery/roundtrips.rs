@@ -126,7 +126,7 @@ fn mailbox(address: &str) -> Mailbox {
 }
 
 fn payload(body: &[u8]) -> Payload {
-    Payload::new(b"Received: by us\r\n".to_vec(), &[b"From: ann@example.com\r\n\r\n", body].concat()).expect("sendable")
+    Payload::new(b"Received: by us\r\n".to_vec(), [b"From: ann@example.com\r\n\r\n", body].concat()).expect("sendable")
 }
 
 /// One transaction to one recipient.

@@ -146,7 +146,7 @@ impl Bench {
             audit: None,
             idempotency: None,
         };
-        self.engine.inner.store.accept_message(&new).await.expect("accepted");
+        self.engine.inner.store.accept_message(new.clone()).await.expect("accepted");
     }
 
     /// Waits until the recipient's state satisfies `wanted`.
@@ -450,7 +450,7 @@ async fn releases_go_on_while_the_room_is_full() {
         audit: None,
         idempotency: None,
     };
-    bench.engine.inner.store.accept_message(&new).await.expect("accepted");
+    bench.engine.inner.store.accept_message(new.clone()).await.expect("accepted");
     let looked_at = async {
         loop {
             let (found, _) = bench.engine.inner.store.message("t", "w").await.expect("store").expect("message");

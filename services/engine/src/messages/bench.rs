@@ -258,7 +258,7 @@ impl Bench {
 
     /// Sends it through `engine`; gives its id.
     pub(super) async fn send_through(&self, engine: &Engine, send_at: Option<&str>) -> String {
-        engine.send(&self.caller, &self.request(send_at), None).await.unwrap().0.id
+        engine.send(&self.caller, self.request(send_at), None).await.unwrap().0.id
     }
 
     pub(super) async fn send(&self) -> String {

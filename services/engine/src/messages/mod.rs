@@ -12,19 +12,21 @@ pub mod signing;
 mod waiting_tests;
 
 use crate::rows::{
-    Begin, DomainRow, EventRow, IdempotencyScope, MessageBody, MessageRow, Page, RecipientRow, SignatureRow,
-    StoredAnswer,
+    Begin, EventRow, IdempotencyScope, MessageBody, MessageRow, Page, RecipientRow, SignatureRow, StoredAnswer,
 };
+use crate::usage::Used;
 use crate::{Caller, Engine, Error, FieldError, Scope};
 use authorize::{Speech, Spoken};
 use aws_lc_rs::digest;
 use raw::RawEnvelope;
 use request::{ComposeContext, MessageRequest, Prepared};
 use serde_json::json;
-use signing::NotSigned;
+use signing::{Authority, NotSigned, Signed};
 use signpost_dkim::Mailbox;
+use signpost_dkim::canonical::BodyHash;
 use signpost_dkim::message::{Field, Message};
 use signpost_store::NewMessage;
+use std::sync::Arc;
 
 /// A message with its recipients.
 pub type MessageView = (MessageRow, Vec<RecipientRow>);
@@ -48,6 +50,9 @@ pub struct SignedMessage {
     pub raw: Vec<u8>,
 }
 
+/// A message of more octets is built, checked and hashed off the async workers.
+const WORKED_INLINE: usize = 1_000_000;
+
 /// A mail loop: so many Received fields of our own (RFC 5321 6.3 leaves the number open for a single host).
 const OWN_RECEIVED_LIMIT: usize = 5;
 
@@ -56,17 +61,18 @@ impl Engine {
     pub async fn send(
         &self,
         caller: &Caller,
-        request: &MessageRequest,
+        request: MessageRequest,
         idempotency: Option<Idempotency<'_>>,
     ) -> Result<MessageView, Error> {
         caller.require(Scope::MessagesSend)?;
-        let prepared = compose::compose(request, &self.compose_context())?;
         let places = Places {
             from: FieldError::at("/from", ALLOWED_DETAIL),
             sender: FieldError::at("/headers/Sender", ALLOWED_DETAIL),
             mail_from: FieldError::at("/mail_from", ALLOWED_DETAIL),
         };
         let extras = Extras { tags: json!(request.tags), metadata: metadata_object(&request.metadata) };
+        let composed = self.prepare(request.octets(), move |context| compose::compose(request, context));
+        let prepared = composed.await?;
         self.accept(caller, prepared, places, extras, idempotency).await
     }
 
@@ -75,30 +81,34 @@ impl Engine {
         &self,
         caller: &Caller,
         raw: Vec<u8>,
-        envelope: &RawEnvelope,
+        envelope: RawEnvelope,
         idempotency: Option<Idempotency<'_>>,
     ) -> Result<MessageView, Error> {
         caller.require(Scope::MessagesSend)?;
-        let prepared = raw::prepare_raw(raw, envelope, &self.compose_context())?;
+        let prepared = self.prepare(raw.len(), move |context| raw::prepare_raw(raw, &envelope, context)).await?;
         self.refuse_loop(&prepared.raw)?;
         let places = raw_places();
         let extras = Extras { tags: json!([]), metadata: json!({}) };
         self.accept(caller, prepared, places, extras, idempotency).await
     }
 
-    /// POST /sign. Nothing is stored. Scope sign.
+    /// POST /sign. Nothing is stored but a count, in batches. Scope sign.
     pub async fn sign(&self, caller: &Caller, raw: Vec<u8>) -> Result<SignedMessage, Error> {
         caller.require(Scope::Sign)?;
-        let prepared = raw::prepare_for_sign(raw, &self.compose_context())?;
-        let domain = self.authorize_prepared(caller, &prepared, raw_places()).await?;
-        let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
-        match self.sign_with_active_key(&keys, &prepared.raw).await {
+        let prepared = self.prepare(raw.len(), move |context| raw::prepare_for_sign(raw, context)).await?;
+        let authority = self.authority(caller, &prepared, raw_places()).await?;
+        match self.sign_prepared(&authority, &prepared).await {
             Ok(signed) => {
-                Ok(SignedMessage { prepend: vec![signed.field], signatures: vec![signed.row], raw: prepared.raw })
+                self.count(&caller.tenant_id, Used::Signature);
+                Ok(SignedMessage {
+                    prepend: vec![signed.field],
+                    signatures: vec![signed.row],
+                    raw: prepared.message.raw,
+                })
             }
             Err(NotSigned::Held(reason)) => Err(Error::SigningSuspended(reason)),
             Err(NotSigned::Awaiting(reason)) => {
-                tracing::warn!(domain = %domain.name, reason, "no signature for /sign");
+                tracing::warn!(domain = %authority.domain.name, reason, "no signature for /sign");
                 Err(if self.is_sealed() { Error::Sealed } else { Error::KeyUnavailable })
             }
             Err(NotSigned::Failed(error)) => Err(error),
@@ -179,12 +189,35 @@ impl Engine {
         }
     }
 
-    async fn authorize_prepared(
+    /// Makes a message ready, and hashes its body if that takes long: both off the async workers then. `octets` is about what
+    /// is to be worked on.
+    async fn prepare(
         &self,
-        caller: &Caller,
-        prepared: &Prepared,
-        places: Places,
-    ) -> Result<DomainRow, Error> {
+        octets: usize,
+        work: impl FnOnce(&ComposeContext<'_>) -> Result<Prepared, Error> + Send + 'static,
+    ) -> Result<Hashed, Error> {
+        if octets <= WORKED_INLINE {
+            return Ok(Hashed { message: work(&self.compose_context())?, body: None });
+        }
+        let engine = self.clone();
+        let working = tokio::task::spawn_blocking(move || {
+            let message = work(&engine.compose_context())?;
+            let body = Some(signing::body_hash(&message.raw)?);
+            Ok(Hashed { message, body })
+        });
+        // The join error is left out: a panic's text is not ours to show.
+        working.await.map_err(|_| Error::Internal("the work on a large message was broken off".to_owned()))?
+    }
+
+    /// What `authorize` says of a message, and the key of the domain that signs. For a message that speaks for its From only,
+    /// which is nearly every one, the answer is kept for a moment.
+    async fn authority(&self, caller: &Caller, prepared: &Prepared, places: Places) -> Result<Arc<Authority>, Error> {
+        let reading = self.reading();
+        let speaks_for = (caller.tenant_id.clone(), prepared.from.domain().clone());
+        let for_from_only = prepared.sender.is_none() && prepared.mail_from.is_none();
+        if for_from_only && let Some(known) = self.inner.authorities.get(&speaks_for, reading) {
+            return Ok(known);
+        }
         let mut others = Vec::new();
         if let Some(sender) = &prepared.sender {
             others.push(Spoken { domain: sender.domain(), place: places.sender });
@@ -193,19 +226,29 @@ impl Engine {
             others.push(Spoken { domain: mail_from.domain(), place: places.mail_from });
         }
         let from = Spoken { domain: prepared.from.domain(), place: places.from };
-        self.authorize(&caller.tenant_id, Speech { from, others }).await
+        let domain = self.authorize(&caller.tenant_id, Speech { from, others }).await?;
+        let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
+        let authority = Arc::new(Authority::new(domain, &keys)?);
+        if for_from_only {
+            self.inner.authorities.put(speaks_for, Arc::clone(&authority), reading);
+        }
+        Ok(authority)
+    }
+
+    async fn sign_prepared(&self, authority: &Authority, prepared: &Hashed) -> Result<Signed, NotSigned> {
+        self.sign_with(authority.key()?, &prepared.message.raw, prepared.body.as_ref()).await
     }
 
     /// Authorize, sign, commit: the spine. What cannot be signed now is committed as waiting.
     async fn accept(
         &self,
         caller: &Caller,
-        prepared: Prepared,
+        prepared: Hashed,
         places: Places,
         extras: Extras,
         idempotency: Option<Idempotency<'_>>,
     ) -> Result<MessageView, Error> {
-        let domain = self.authorize_prepared(caller, &prepared, places).await?;
+        let authority = self.authority(caller, &prepared, places).await?;
         let now = self.now_ms();
         let id = self.fresh_id();
         let mut prefix = signing::received_field(&self.inner.settings.hostname, &id, now).into_bytes();
@@ -214,8 +257,7 @@ impl Engine {
         let (status, waiting_reason, release_at) = if let Some(at) = scheduled_for {
             ("scheduled", None, Some(at))
         } else {
-            let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
-            match self.sign_with_active_key(&keys, &prepared.raw).await {
+            match self.sign_prepared(&authority, &prepared).await {
                 Ok(signed) => {
                     prefix.extend_from_slice(signed.field.as_bytes());
                     signatures.push(signed.row);
@@ -227,6 +269,7 @@ impl Engine {
                 }
             }
         };
+        let prepared = prepared.message;
         let message = MessageRow {
             tenant_id: caller.tenant_id.clone(),
             message_id: prepared.message_id,
@@ -234,7 +277,7 @@ impl Engine {
             from: prepared.from.address(),
             subject: prepared.subject,
             size: i64::try_from(prefix.len() + prepared.raw.len()).unwrap_or(i64::MAX),
-            domain_id: domain.id,
+            domain_id: authority.domain.id.clone(),
             mail_from: prepared.mail_from.map(|mailbox| mailbox.address()),
             signatures,
             tags: extras.tags,
@@ -254,7 +297,7 @@ impl Engine {
             let answer = (idempotency.render)(&view);
             (idempotency.scope, answer)
         });
-        let (message, recipients) = view;
+        let (message, recipients) = view.clone();
         let details = json!({"status": message.status, "recipients": recipients.len()});
         let new = NewMessage {
             audit: Some(self.audit(caller, "message.accepted", &message.id, details)),
@@ -264,8 +307,9 @@ impl Engine {
             events,
             idempotency,
         };
-        self.inner.store.accept_message(&new).await?;
-        Ok((new.message, new.recipients))
+        self.inner.store.accept_message(new).await?;
+        self.count(&caller.tenant_id, Used::Message);
+        Ok(view)
     }
 
     fn recipient(&self, message: &MessageRow, mailbox: &Mailbox, now: i64) -> RecipientRow {
@@ -319,6 +363,20 @@ struct Places {
     from: FieldError,
     sender: FieldError,
     mail_from: FieldError,
+}
+
+/// A message that is ready to be signed.
+struct Hashed {
+    message: Prepared,
+    /// Of a large message.
+    body: Option<BodyHash>,
+}
+
+impl std::ops::Deref for Hashed {
+    type Target = Prepared;
+    fn deref(&self) -> &Prepared {
+        &self.message
+    }
 }
 
 /// What is kept beside the message.

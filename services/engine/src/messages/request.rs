@@ -57,6 +57,14 @@ pub struct MessageRequest {
     pub mail_from: Option<String>,
 }
 
+impl MessageRequest {
+    /// Octets of its texts and attachments: what the work on it grows with.
+    pub fn octets(&self) -> usize {
+        let texts = self.text.as_ref().map_or(0, String::len) + self.html.as_ref().map_or(0, String::len);
+        texts + self.attachments.iter().map(|attachment| attachment.content.len()).sum::<usize>()
+    }
+}
+
 /// A message ready to be authorized and signed: complete header, CRLF line ends, no Bcc, no Return-Path.
 #[derive(Debug, Clone)]
 pub struct Prepared {

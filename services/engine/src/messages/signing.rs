@@ -7,16 +7,22 @@ use crate::{Engine, Error, ids};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde_json::json;
+use signpost_dkim::canonical::{BodyHash, BodyHasher};
 use signpost_dkim::message::Message;
 use signpost_dkim::record::PublicKey;
 use signpost_dkim::sign::{self, Policy, Signer};
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
 use signpost_keys::{CustodyKind, KeyBinding, StoredKey};
 use signpost_store::{
-    Delivery, EventRow, Fence, KeyRow, MessageBody, MessageRow, ReleaseChange, SignatureRow, StoreError, Waiting,
+    Delivery, DomainRow, EventRow, Fence, KeyRow, MessageBody, MessageRow, ReleaseChange, SignatureRow, StoreError,
+    Waiting,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 use std::time::Duration;
+
+/// What is signed and how; the same for every domain so far.
+static POLICY: LazyLock<Policy> = LazyLock::new(Policy::default);
 
 /// DESIGN "Published keys": while DNS gives no answer the last p= stays good for so long.
 const PUBLISHED_GOOD_MS: i64 = 72 * 3600 * 1000;
@@ -86,32 +92,91 @@ impl NotSigned {
     }
 }
 
+/// The key that signs for a domain, parsed: to do so anew for each message costs as much as a signature.
+pub(super) struct ActiveKey {
+    row: KeyRow,
+    binding: KeyBinding,
+    stored: StoredKey,
+    signer: Signer,
+    /// What DNS last served, if it is a key of this kind.
+    published: Option<PublicKey>,
+}
+
+impl ActiveKey {
+    /// `Held` if none is active.
+    pub(super) fn among(keys: &[KeyRow]) -> Result<Self, NotSigned> {
+        let Some(row) = keys.iter().find(|key| key.state == states::ACTIVE) else { return Err(none_active()) };
+        let (binding, stored, signer) = key_parts(row).map_err(NotSigned::Failed)?;
+        let kind = signer.algorithm.signature_algorithm();
+        let published = row.published_p.as_ref().and_then(|p| PublicKey::from_p(kind, p).ok());
+        Ok(Self { row: row.clone(), binding, stored, signer, published })
+    }
+}
+
+fn none_active() -> NotSigned {
+    NotSigned::Held("no key of this domain is active".into())
+}
+
+/// What must be known before a message of one domain is signed; kept for a moment.
+pub(crate) struct Authority {
+    /// What `authorize` gave.
+    pub(super) domain: DomainRow,
+    /// `None`: none is active.
+    key: Option<ActiveKey>,
+}
+
+impl Authority {
+    pub(super) fn new(domain: DomainRow, keys: &[KeyRow]) -> Result<Self, Error> {
+        match ActiveKey::among(keys) {
+            Ok(key) => Ok(Self { domain, key: Some(key) }),
+            Err(NotSigned::Failed(error)) => Err(error),
+            Err(NotSigned::Held(_) | NotSigned::Awaiting(_)) => Ok(Self { domain, key: None }),
+        }
+    }
+
+    pub(super) fn key(&self) -> Result<&ActiveKey, NotSigned> {
+        self.key.as_ref().ok_or_else(none_active)
+    }
+}
+
 impl Engine {
     /// Signs `raw` with the active key of `keys`, and verifies the signature against the p= last read from DNS.
     pub(super) async fn sign_with_active_key(&self, keys: &[KeyRow], raw: &[u8]) -> Result<Signed, NotSigned> {
-        let Some(key) = keys.iter().find(|key| key.state == states::ACTIVE) else {
-            return Err(NotSigned::Held("no key of this domain is active".into()));
-        };
+        self.sign_with(&ActiveKey::among(keys)?, raw, None).await
+    }
+
+    /// Signs `raw`, whose body hash may be known already, and verifies the signature against the p= last read from DNS.
+    pub(super) async fn sign_with(
+        &self,
+        key: &ActiveKey,
+        raw: &[u8],
+        body: Option<&BodyHash>,
+    ) -> Result<Signed, NotSigned> {
+        let ActiveKey { row, binding, stored, signer, .. } = key;
         let published = self.published_key(key).map_err(NotSigned::Held)?;
-        if let Some(reason) = self.inner.outages.reason(&key.id) {
+        if let Some(reason) = self.inner.outages.reason(&row.id) {
             return Err(NotSigned::Awaiting(reason));
         }
-        let (binding, stored, signer) = key_parts(key).map_err(NotSigned::Failed)?;
-        let message = Message::parse(raw).map_err(|error| NotSigned::Failed(Error::Internal(error.to_string())))?;
-        let draft = sign::prepare(&message, &signer, &Policy::default(), self.inner.clock.now_s())
-            .map_err(|error| NotSigned::Failed(Error::Internal(error.to_string())))?;
-        let signature = self.ask_custody(key, &binding, &stored, draft.digest()).await?;
+        let internal = |error: &dyn std::fmt::Display| NotSigned::Failed(Error::Internal(error.to_string()));
+        let message = Message::parse(raw).map_err(|error| internal(&error))?;
+        let now = self.inner.clock.now_s();
+        let draft = match body {
+            Some(body) => sign::prepare_streamed(&message, body, signer, &POLICY, now),
+            None => sign::prepare(&message, signer, &POLICY, now),
+        };
+        let draft = draft.map_err(|error| internal(&error))?;
+        let signature = self.ask_custody(row, binding, stored, draft.digest()).await?;
         if !published.verify_digest(draft.digest(), &signature) {
-            tracing::warn!(key = %key.id, domain = %key.domain_name, "signature does not verify against the published record");
+            tracing::warn!(key = %row.id, domain = %row.domain_name, "signature does not verify against the published record");
             return Err(NotSigned::Held(format!(
                 "a signature by {}._domainkey.{} does not verify against the record that DNS serves",
-                key.selector, key.domain_name
+                row.selector, row.domain_name
             )));
         }
         let row = SignatureRow {
-            key_id: key.id.clone(),
-            domain: key.domain_name.clone(),
-            selector: key.selector.clone(),
+            key_id: row.id.clone(),
+            domain: row.domain_name.clone(),
+            selector: row.selector.clone(),
             algorithm: signer.algorithm.signature_algorithm().as_str().into(),
         };
         Ok(Signed { field: draft.finish(&signature), row })
@@ -141,20 +206,19 @@ impl Engine {
     }
 
     /// The key as DNS last served it, if that is recent enough to be relied on.
-    fn published_key(&self, key: &KeyRow) -> Result<PublicKey, String> {
-        let name = format!("{}._domainkey.{}", key.selector, key.domain_name);
-        let (Some(p), Some(read_at)) = (&key.published_p, key.published_read_at) else {
-            return Err(format!("the record {name} was never read from DNS; check the domain"));
+    fn published_key<'k>(&self, key: &'k ActiveKey) -> Result<&'k PublicKey, String> {
+        let row = &key.row;
+        let name = || format!("{}._domainkey.{}", row.selector, row.domain_name);
+        let (Some(p), Some(read_at)) = (&row.published_p, row.published_read_at) else {
+            return Err(format!("the record {} was never read from DNS; check the domain", name()));
         };
         if p.is_empty() {
-            return Err(format!("DNS does not serve a usable record at {name}"));
+            return Err(format!("DNS does not serve a usable record at {}", name()));
         }
         if read_at + PUBLISHED_GOOD_MS < self.now_ms() {
-            return Err(format!("DNS has given no answer for {name} for 72 hours"));
+            return Err(format!("DNS has given no answer for {} for 72 hours", name()));
         }
-        let kind = KeyAlgorithm::parse(&key.algorithm).map(KeyAlgorithm::signature_algorithm);
-        kind.and_then(|kind| PublicKey::from_p(kind, p).ok())
-            .ok_or_else(|| format!("DNS serves a key of another kind at {name}"))
+        key.published.as_ref().ok_or_else(|| format!("DNS serves a key of another kind at {}", name()))
     }
 
     /// DESIGN "Revoked or replaced keys": looked at before every attempt.
@@ -413,6 +477,14 @@ pub(crate) fn key_parts(key: &KeyRow) -> Result<(KeyBinding, StoredKey, Signer),
         algorithm,
     };
     Ok((binding, stored, Signer { domain, selector, algorithm }))
+}
+
+/// Hash of a message's body as it will be signed.
+pub(super) fn body_hash(raw: &[u8]) -> Result<BodyHash, Error> {
+    let message = Message::parse(raw).map_err(|error| Error::Internal(error.to_string()))?;
+    let mut hasher = BodyHasher::new(POLICY.body, None);
+    hasher.update(message.body);
+    Ok(hasher.finish())
 }
 
 /// Our prefix without its DKIM-Signature fields: what is left is Received.

@@ -111,7 +111,7 @@ async fn nothing_leaves_for_a_name_that_was_lost_whether_it_waits_or_is_queued()
     for id in [&scheduled, &queued] {
         assert!(bench.work_until(id, "expired").await.is_empty());
     }
-    let refused = bench.engine.send(&bench.caller, &bench.request(None), None).await;
+    let refused = bench.engine.send(&bench.caller, bench.request(None), None).await;
     assert!(matches!(refused, Err(Error::DomainNotAllowed(_))), "{refused:?}");
 }
 
@@ -381,4 +381,59 @@ async fn the_events_of_an_acceptance_are_listed_in_their_order() {
         let id = bench.send().await;
         assert_eq!(bench.event_kinds(&id).await, ["message.accepted", "message.signed", "message.queued"]);
     }
+}
+
+async fn counted(bench: &Bench) -> Vec<(String, i64)> {
+    let rows = bench.engine.inner.store.usage(&bench.caller.tenant_id, 0, i64::MAX).await.unwrap();
+    rows.into_iter().map(|row| (row.kind, row.count)).collect()
+}
+
+#[tokio::test]
+async fn what_was_used_is_written_in_batches_and_once() {
+    let bench = Bench::start().await;
+    let raw = || format!("From: ann@{NAME}\r\n\r\nHello\r\n").into_bytes();
+    for _ in 0..3 {
+        bench.engine.sign(&bench.caller, raw()).await.unwrap();
+    }
+    bench.send().await;
+    assert!(bench.engine.sign(&bench.caller, b"From: ann@example.org\r\n\r\n".to_vec()).await.is_err());
+    assert!(counted(&bench).await.is_empty(), "a row for each request");
+    for _ in 0..2 {
+        bench.engine.flush_usage().await.unwrap();
+        assert_eq!(counted(&bench).await, [("message".to_owned(), 1), ("signature".to_owned(), 3)]);
+    }
+    bench.engine.sign(&bench.caller, raw()).await.unwrap();
+    bench.advance(24 * HOUR_MS);
+    bench.engine.sign(&bench.caller, raw()).await.unwrap();
+    bench.engine.flush_usage().await.unwrap();
+    let expected = [("message", 1), ("signature", 4), ("signature", 1)].map(|(kind, n)| (kind.to_owned(), n));
+    assert_eq!(counted(&bench).await, expected);
+}
+
+#[tokio::test]
+async fn counts_stay_while_the_database_does_not_take_them() {
+    let bench = Bench::start().await;
+    bench.send().await;
+    bench.engine.inner.store.close().await;
+    for _ in 0..2 {
+        bench.engine.flush_usage().await.unwrap_err();
+    }
+    assert_eq!(bench.engine.inner.counts.total(), 1);
+}
+
+/// What the present keeps of the store is not older than the last change.
+#[tokio::test]
+async fn a_change_counts_for_the_next_signature() {
+    let bench = Bench::start().await;
+    let raw = || format!("From: ann@{NAME}\r\n\r\nHello\r\n").into_bytes();
+    bench.engine.sign(&bench.caller, raw()).await.unwrap();
+    bench.change(DomainChange { signing: Some(("disabled".into(), None)), ..DomainChange::default() }).await;
+    assert!(matches!(bench.engine.sign(&bench.caller, raw()).await, Err(Error::SigningNotEnabled(_))));
+    bench.change(DomainChange { signing: Some(("enabled".into(), None)), ..DomainChange::default() }).await;
+    bench.engine.sign(&bench.caller, raw()).await.unwrap();
+    let key = bench.keys().await.remove(0);
+    bench.change_key(&key.id, None, Some("")).await;
+    assert!(matches!(bench.engine.sign(&bench.caller, raw()).await, Err(Error::SigningSuspended(_))));
+    bench.change_key(&key.id, Some("revoked"), Some(&key.public_key)).await;
+    assert!(matches!(bench.engine.sign(&bench.caller, raw()).await, Err(Error::SigningSuspended(_))));
 }

@@ -72,7 +72,7 @@ pub(super) async fn make(victim: &str) -> Outcome<Spoof> {
 
 /// Straight to the inbox, as an attacker's server would.
 pub(super) async fn send(spoof: &Spoof, smtp: SocketAddr) -> Outcome<()> {
-    let payload = Payload::new(Vec::new(), &spoof.octets)?;
+    let payload = Payload::new(Vec::new(), spoof.octets.as_slice())?;
     let limits = Limits { abort: CancellationToken::new(), deadline: Instant::now() + Duration::from_secs(30) };
     let opening = Opening {
         helo: "relay.spoofing.test",

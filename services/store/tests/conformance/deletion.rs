@@ -12,7 +12,7 @@ async fn delete(store: &Store, row: &DomainRow) -> bool {
 }
 
 async fn accept(store: &Store, new: NewMessage) -> NewMessage {
-    store.accept_message(&new).await.unwrap();
+    store.accept_message(new.clone()).await.unwrap();
     new
 }
 
@@ -88,7 +88,7 @@ async fn more_mail_than_ids_were_foreseen_for_is_cancelled_too(store: Store) {
     let (row, _) = domain(&store, &ann, "example.com").await;
     // Mail comes in while the domain is being deleted: all of it is either refused or cancelled, none is left waiting.
     let news: Vec<NewMessage> = (0..100).map(|_| new_message(&row, &["a@example.net", "b@example.net"])).collect();
-    let accepting = futures_util::future::join_all(news.iter().map(|new| store.accept_message(new)));
+    let accepting = futures_util::future::join_all(news.iter().map(|new| store.accept_message(new.clone())));
     let (accepted, deleted) = tokio::join!(accepting, delete(&store, &row));
     assert!(deleted);
     for (new, accepted) in news.iter().zip(accepted) {
@@ -105,7 +105,7 @@ async fn a_recipient_being_sent_to_is_left_to_its_worker(store: Store) {
     let (row, _) = domain(&store, &ann, "example.com").await;
     let mut new = new_message(&row, &["a@example.net", "b@example.net", "c@example.net"]);
     new.recipients[2].next_attempt_at = Some(NOW + 5);
-    store.accept_message(&new).await.unwrap();
+    store.accept_message(new.clone()).await.unwrap();
     let fence = worker(&store).await;
     store.claim_deliveries(&fence, NOW, 10).await.unwrap();
     assert!(delete(&store, &row).await);

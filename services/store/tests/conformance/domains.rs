@@ -303,7 +303,34 @@ async fn the_newest_hundred_checks_are_kept(store: Store) {
     assert_eq!((page.rows.len(), page.rows[0].checked_at, page.rows[99].checked_at), (100, 105, 6));
 }
 
+async fn what_decides_about_a_request_moves_the_version_of_rights(store: Store) {
+    let ann = tenant(&store).await;
+    let (row, key) = domain(&store, &ann, "example.com").await;
+    let api_key = store.api_keys(&ann).await.unwrap().remove(0).id;
+    let mut seen = store.rights_version();
+    let mut has_moved = |what: &str| {
+        let now = store.rights_version();
+        assert!(now > seen, "{what}");
+        seen = now;
+    };
+    store.insert_key(&ann, &key_row(&row), &audit(&ann, "key.created")).await.unwrap();
+    has_moved("a new key");
+    store.change_domain(&ann, &row.id, 2, &DomainChange::default()).await.unwrap();
+    has_moved("a change of the domain");
+    store.record_published(&ann, &key.id, Some("MIIB"), NOW).await.unwrap();
+    has_moved("what DNS says");
+    store.revoke_api_key(&ann, &api_key, NOW, &audit(&ann, "api_key.revoked")).await.unwrap();
+    has_moved("a revoked API key");
+    store.delete_domain(&ann, &row.id, NOW, &id, &audit(&ann, "domain.deleted")).await.unwrap();
+    has_moved("a deleted domain");
+    let before = store.rights_version();
+    crate::support::accepted(&store, &["bob@example.net"]).await;
+    store.touch_api_keys(&[(api_key, NOW)]).await.unwrap();
+    assert_eq!(store.rights_version(), before, "mail alone does not");
+}
+
 crate::on_every_database!(
+    what_decides_about_a_request_moves_the_version_of_rights,
     the_newest_hundred_checks_are_kept,
     a_domain_is_found_by_id_and_name,
     a_foreign_tenant_sees_nothing_of_a_domain,

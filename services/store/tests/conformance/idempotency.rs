@@ -98,7 +98,7 @@ async fn the_answer_commits_with_the_message(store: Store) {
     store.begin_idempotent(&scope, b"a", NOW).await.unwrap();
     let mut new = new_message(&domain, &["bob@example.net"]);
     new.idempotency = Some((scope.clone(), answer(202)));
-    store.accept_message(&new).await.unwrap();
+    store.accept_message(new.clone()).await.unwrap();
     assert_eq!(store.begin_idempotent(&scope, b"a", NOW).await.unwrap(), Begin::Replay(answer(202)));
     assert_eq!(store.begin_idempotent(&scope, b"b", NOW).await.unwrap(), Begin::Mismatch);
 }
@@ -111,7 +111,7 @@ async fn a_message_that_commits_after_its_request_was_given_up_is_still_answered
     store.abandon_idempotent(&scope).await.unwrap();
     let mut new = new_message(&domain, &["bob@example.net"]);
     new.idempotency = Some((scope.clone(), answer(202)));
-    store.accept_message(&new).await.unwrap();
+    store.accept_message(new.clone()).await.unwrap();
     assert_eq!(store.begin_idempotent(&scope, b"a", NOW).await.unwrap(), Begin::Replay(answer(202)));
 }
 
@@ -121,10 +121,10 @@ async fn a_second_acceptance_under_one_key_is_refused_whole(store: Store) {
     let scope = scope(&ann, "k");
     let mut first = new_message(&domain, &["bob@example.net"]);
     first.idempotency = Some((scope.clone(), answer(202)));
-    store.accept_message(&first).await.unwrap();
+    store.accept_message(first.clone()).await.unwrap();
     let mut second = new_message(&domain, &["bob@example.net"]);
     second.idempotency = Some((scope.clone(), answer(202)));
-    assert!(matches!(store.accept_message(&second).await, Err(StoreError::Conflict)));
+    assert!(matches!(store.accept_message(second.clone()).await, Err(StoreError::Conflict)));
     assert!(store.message(&ann, &second.message.id).await.unwrap().is_none());
     assert_eq!(event_kinds(&store, &first).await, ["message.accepted"]);
     // Without a begun row no body is known: the key is spent, but nothing is replayed to just anybody.

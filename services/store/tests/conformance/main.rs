@@ -16,3 +16,4 @@ mod remote_keys;
 mod spawned;
 mod tenants;
 mod token_keys;
+mod usage;

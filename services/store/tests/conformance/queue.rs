@@ -12,7 +12,7 @@ async fn all_due_recipients_of_a_message_are_claimed_together(store: Store) {
     let mut later = new_message(&domain, &["dan@example.net", "eve@example.net"]);
     later.recipients[1].next_attempt_at = Some(NOW + 1);
     later.recipients[0].next_attempt_at = Some(NOW - 1);
-    store.accept_message(&later).await.unwrap();
+    store.accept_message(later.clone()).await.unwrap();
     let fence = worker(&store).await;
 
     let claimed = store.claim_deliveries(&fence, NOW, 10).await.unwrap();
@@ -35,7 +35,7 @@ async fn all_due_recipients_of_a_message_are_claimed_together(store: Store) {
 async fn no_more_messages_than_the_limit_are_claimed(store: Store) {
     let (domain, _) = accepted(&store, &["a@example.net", "b@example.net", "c@example.net"]).await;
     for _ in 0..3 {
-        store.accept_message(&new_message(&domain, &["bob@example.net"])).await.unwrap();
+        store.accept_message(new_message(&domain, &["bob@example.net"])).await.unwrap();
     }
     let fence = worker(&store).await;
     let first = store.claim_deliveries(&fence, NOW, 2).await.unwrap();
@@ -48,7 +48,7 @@ async fn a_message_is_in_the_hands_of_one_task_at_a_time(store: Store) {
     let (domain, _) = accepted(&store, &["bob@example.net"]).await;
     let mut two = new_message(&domain, &["cat@example.org", "dan@example.org"]);
     two.recipients[1].next_attempt_at = Some(NOW + 10);
-    store.accept_message(&two).await.unwrap();
+    store.accept_message(two.clone()).await.unwrap();
     let fence = worker(&store).await;
     store.claim_deliveries(&fence, NOW, 10).await.unwrap();
     // The second recipient is due now, but the first is still being sent to.
@@ -142,7 +142,7 @@ async fn under_a_lost_fence_nothing_is_written(store: Store) {
 async fn an_outcome_for_another_messages_recipient_is_left_out(store: Store) {
     let (domain, one) = accepted(&store, &["bob@example.net"]).await;
     let two = new_message(&domain, &["cat@example.org"]);
-    store.accept_message(&two).await.unwrap();
+    store.accept_message(two.clone()).await.unwrap();
     let fence = worker(&store).await;
     store.claim_deliveries(&fence, NOW, 10).await.unwrap();
     let told =
@@ -238,7 +238,7 @@ async fn the_queue_is_woken_when_something_may_be_due(store: Store) {
     // A permit is stored, so the order of waiting and waking does not matter; the limit only ends a failing test.
     let woken = async || tokio::time::timeout(Duration::from_secs(30), notify.notified()).await.expect("not woken");
     let new = new_message(&domain, &["bob@example.net"]);
-    store.accept_message(&new).await.unwrap();
+    store.accept_message(new.clone()).await.unwrap();
     woken().await;
     let fence = worker(&store).await;
     woken().await;
@@ -253,8 +253,8 @@ async fn next_due_is_the_earliest_of_attempts_and_releases(store: Store) {
     assert_eq!(store.next_due().await.unwrap(), None);
     let (domain, _) = accepted(&store, &["bob@example.net"]).await;
     assert_eq!(store.next_due().await.unwrap(), Some(NOW));
-    store.accept_message(&crate::support::waiting_message(&domain, "scheduled", Some(NOW - 5))).await.unwrap();
-    store.accept_message(&crate::support::waiting_message(&domain, "held", None)).await.unwrap();
+    store.accept_message(crate::support::waiting_message(&domain, "scheduled", Some(NOW - 5))).await.unwrap();
+    store.accept_message(crate::support::waiting_message(&domain, "held", None)).await.unwrap();
     assert_eq!(store.next_due().await.unwrap(), Some(NOW - 5));
     let fence = worker(&store).await;
     store.claim_waiting(&fence, NOW, 10).await.unwrap();
@@ -266,7 +266,7 @@ async fn next_due_is_the_earliest_of_attempts_and_releases(store: Store) {
 async fn of_racing_workers_each_message_has_one(store: Store) {
     let (domain, _) = accepted(&store, &["bob@example.net"]).await;
     for _ in 0..39 {
-        store.accept_message(&new_message(&domain, &["bob@example.net"])).await.unwrap();
+        store.accept_message(new_message(&domain, &["bob@example.net"])).await.unwrap();
     }
     let mut fences = Vec::new();
     for n in 0..8 {

@@ -10,7 +10,7 @@ async fn waiting_messages_are_claimed_when_due_by_one_worker(store: Store) {
     let (row, _) = domain(&store, &ann, "example.com").await;
     let due = waiting_message(&row, "awaiting_signature", Some(NOW));
     for new in [&due, &waiting_message(&row, "scheduled", Some(NOW + 1)), &waiting_message(&row, "held", None)] {
-        store.accept_message(new).await.unwrap();
+        store.accept_message(new.clone()).await.unwrap();
     }
     let fence = worker(&store).await;
     let claimed = store.claim_waiting(&fence, NOW, 10).await.unwrap();
@@ -26,7 +26,7 @@ async fn a_release_signs_and_queues(store: Store) {
     let ann = tenant(&store).await;
     let (row, _) = domain(&store, &ann, "example.com").await;
     let new = waiting_message(&row, "scheduled", Some(NOW));
-    store.accept_message(&new).await.unwrap();
+    store.accept_message(new.clone()).await.unwrap();
     let fence = worker(&store).await;
     store.claim_waiting(&fence, NOW, 10).await.unwrap();
     let body = MessageBody { prefix: b"DKIM-Signature: 2\r\n".to_vec(), raw: b"Date: now\r\n".to_vec() };
@@ -54,7 +54,7 @@ async fn a_release_that_cannot_sign_waits_on(store: Store) {
     let ann = tenant(&store).await;
     let (row, _) = domain(&store, &ann, "example.com").await;
     let new = waiting_message(&row, "awaiting_signature", Some(NOW));
-    store.accept_message(&new).await.unwrap();
+    store.accept_message(new.clone()).await.unwrap();
     let fence = worker(&store).await;
     store.claim_waiting(&fence, NOW, 10).await.unwrap();
     let change =
@@ -76,7 +76,7 @@ async fn a_release_under_a_lost_fence_writes_nothing(store: Store) {
     let ann = tenant(&store).await;
     let (row, _) = domain(&store, &ann, "example.com").await;
     let new = waiting_message(&row, "held", Some(NOW));
-    store.accept_message(&new).await.unwrap();
+    store.accept_message(new.clone()).await.unwrap();
     let old = worker(&store).await;
     let unclaimed = store.release(&old, &new.message.id, &release_change("queued", None), NOW).await;
     assert!(matches!(unclaimed, Err(StoreError::Stale)));
@@ -92,8 +92,8 @@ async fn what_a_release_pass_left_behind_is_due_again_under_the_same_fence(store
     let ann = tenant(&store).await;
     let (row, _) = domain(&store, &ann, "example.com").await;
     let (left, others) = (waiting_message(&row, "held", Some(NOW)), waiting_message(&row, "held", Some(NOW)));
-    store.accept_message(&left).await.unwrap();
-    store.accept_message(&others).await.unwrap();
+    store.accept_message(left.clone()).await.unwrap();
+    store.accept_message(others.clone()).await.unwrap();
     let (fence, other) = (worker(&store).await, store.start_worker("w2", NOW).await.unwrap());
     assert_eq!(store.claim_waiting(&fence, NOW, 1).await.unwrap()[0].message.id, left.message.id);
     assert_eq!(store.claim_waiting(&other, NOW, 1).await.unwrap()[0].message.id, others.message.id);
@@ -139,7 +139,7 @@ async fn hurrying_makes_waiting_messages_due_but_not_scheduled_ones(store: Store
     for new in
         [&held, &unsigned, &waiting_message(&row, "scheduled", Some(NOW + 900)), &waiting_message(&other, "held", None)]
     {
-        store.accept_message(new).await.unwrap();
+        store.accept_message(new.clone()).await.unwrap();
     }
     let fence = worker(&store).await;
     let eve = tenant(&store).await;

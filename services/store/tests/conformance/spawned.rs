@@ -56,7 +56,7 @@ async fn messages(store: &Store) -> Result<(), StoreError> {
     let new = new_message(&domain_row("ann", "example.com"), &["bob@example.net"]);
     let (scope, id) = (scope("ann", "k"), &new.message.id);
     let answer = StoredAnswer { status: 202, content_type: String::new(), body: Vec::new() };
-    store.accept_message(&new).await?;
+    store.accept_message(new.clone()).await?;
     store.message("ann", id).await?;
     store.messages("ann", None, None, 1).await?;
     store.message_body("ann", id).await?;

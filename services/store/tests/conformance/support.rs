@@ -254,7 +254,7 @@ pub(crate) async fn accepted(store: &Store, addresses: &[&str]) -> (DomainRow, N
     let tenant = tenant(store).await;
     let (domain, _) = domain(store, &tenant, "example.com").await;
     let new = new_message(&domain, addresses);
-    store.accept_message(&new).await.unwrap();
+    store.accept_message(new.clone()).await.unwrap();
     (domain, new)
 }
 

@@ -26,14 +26,15 @@ pub(super) struct Attachment {
     pub(super) octets: Vec<u8>,
 }
 
-/// Decodes and checks each one; a fault names its index.
-pub(super) fn read(inputs: &[AttachmentInput], warnings: &mut Warnings, faults: &mut Faults) -> Vec<Attachment> {
+/// Decodes and checks each one; a fault names its index. The base64 of each goes as soon as it is decoded.
+pub(super) fn read(inputs: Vec<AttachmentInput>, warnings: &mut Warnings, faults: &mut Faults) -> Vec<Attachment> {
     if inputs.len() > MAX_ATTACHMENTS {
         faults.push(FieldError::at("/attachments", format!("more than {MAX_ATTACHMENTS} attachments")));
         return Vec::new();
     }
+    duplicate_ids(&inputs, faults);
     let mut found = Vec::with_capacity(inputs.len());
-    for (index, input) in inputs.iter().enumerate() {
+    for (index, input) in inputs.into_iter().enumerate() {
         let mut fault =
             |field: &str, detail: String| faults.push(FieldError::at(format!("/attachments/{index}/{field}"), detail));
         let octets = STANDARD.decode(&input.content).map_err(|error| fault("content", not_base64(&error)));
@@ -51,7 +52,6 @@ pub(super) fn read(inputs: &[AttachmentInput], warnings: &mut Warnings, faults: 
             octets,
         });
     }
-    duplicate_ids(inputs, faults);
     found
 }
 

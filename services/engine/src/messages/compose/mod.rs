@@ -24,8 +24,10 @@ const MAX_SUBJECT: usize = 10_000;
 
 /// Validates every field (all faults at once, each with its JSON pointer) and builds the message.
 /// `Error::Invalid` or `Error::TooLarge`.
-pub fn compose(request: &MessageRequest, context: &ComposeContext<'_>) -> Result<Prepared, Error> {
-    check_size(least_size(request), context.max_message)?;
+pub fn compose(mut request: MessageRequest, context: &ComposeContext<'_>) -> Result<Prepared, Error> {
+    check_size(least_size(&request), context.max_message)?;
+    let attachments = std::mem::take(&mut request.attachments);
+    let request = &request;
     let mut faults = Faults::default();
     let addresses = addresses::read(request, &mut faults);
     let subject = subject(&request.subject, &mut faults);
@@ -33,7 +35,7 @@ pub fn compose(request: &MessageRequest, context: &ComposeContext<'_>) -> Result
     let send_at_ms = options::read(request, context.now_ms, &mut faults);
     texts(request, &mut faults);
     let mut warnings = Warnings::default();
-    let attachments = attachments::read(&request.attachments, &mut warnings, &mut faults);
+    let attachments = attachments::read(attachments, &mut warnings, &mut faults);
     attachments::check_references(request.html.as_deref(), &attachments, &mut warnings);
     faults.finish()?;
 
@@ -59,9 +61,8 @@ pub fn compose(request: &MessageRequest, context: &ComposeContext<'_>) -> Result
 
 /// A size that the built message cannot fall below, so that what is far too large is never built.
 fn least_size(request: &MessageRequest) -> usize {
-    let texts = request.text.as_ref().map_or(0, String::len) + request.html.as_ref().map_or(0, String::len);
     let dropped = 2 * '\u{FEFF}'.len_utf8(); // no encoding is shorter than what it encodes
-    (texts + request.attachments.iter().map(|a| a.content.len()).sum::<usize>()).saturating_sub(dropped)
+    request.octets().saturating_sub(dropped)
 }
 
 /// RFC 5322 3.6: each field once, Date and Message-ID always there before anything is signed.

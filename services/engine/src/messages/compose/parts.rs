@@ -32,7 +32,8 @@ pub(super) fn build(
     for _ in 0..TRIES {
         let mut boundaries = Vec::new();
         let tree = tree(text, html, attachments, &mut boundaries, context);
-        let mut raw = header.clone().into_bytes();
+        let mut raw = Vec::with_capacity(header.len() + about(text, html, attachments));
+        raw.extend_from_slice(header.as_bytes());
         raw.extend_from_slice(b"MIME-Version: 1.0\r\n");
         MessageBuilder::new().body(tree).serialize_body(&mut raw);
         if boundaries_hold(&raw, &boundaries) {
@@ -40,6 +41,15 @@ pub(super) fn build(
         }
     }
     Err(Error::Internal("no boundary was found that the content does not hold".to_owned()))
+}
+
+/// Octets of the body, rather too many than too few: a large message that outgrows its memory is copied.
+fn about(text: Option<&str>, html: Option<&str>, attachments: &[Attachment]) -> usize {
+    let texts = 2 * (text.map_or(0, str::len) + html.map_or(0, str::len));
+    // Base64: lines of 76 for 57 octets (RFC 2045 6.8).
+    let files =
+        attachments.iter().map(|a| a.octets.len() / 57 * 78 + a.content_type.len() + a.disposition.len() + 1_000);
+    texts + files.sum::<usize>() + 2_000
 }
 
 /// RFC 2046 5.1.1: a boundary delimiter must not appear in the content. Counted in the octets as they will be sent.

@@ -237,7 +237,7 @@ fn check_parsed(id: &str, expect: &Expect, prepared: &Prepared) {
 fn check(case: &Case) {
     let id = format!("{}: {} ({})", case.id, case.title, case.rfc);
     let random = Sequence::new(3);
-    let result = compose(&MessageRequest::from(&case.input), &context(&random));
+    let result = compose(MessageRequest::from(&case.input), &context(&random));
     let prepared = match (result, &case.expect.faults) {
         (Err(error), Some(faults)) => return assert_eq!(&places(&error), faults, "{id}"),
         (Ok(prepared), None) => prepared,
@@ -361,7 +361,7 @@ fn whatever_is_posted_is_what_a_reader_decodes() {
             content: STANDARD.encode(&text),
             content_id: None,
         }];
-        let prepared = compose(&request, &context(&random)).unwrap();
+        let prepared = compose(request.clone(), &context(&random)).unwrap();
         assert_well_formed(&format!("seed {seed}"), &prepared);
 
         let message = MessageParser::default().parse(&prepared.raw).unwrap();
@@ -407,7 +407,7 @@ fn a_boundary_that_the_content_holds_is_not_taken() {
     request.html = Some("<p>".to_owned());
     // Message-ID, then the boundary that clashes
     let random = Rigged(Mutex::new(vec![2, 1]), Sequence::new(1));
-    let prepared = compose(&request, &context(&random)).unwrap();
+    let prepared = compose(request.clone(), &context(&random)).unwrap();
     assert_eq!(prepared.message_id, format!("<{}@example.com>", "b".repeat(27)));
     let raw = String::from_utf8(prepared.raw).unwrap();
     assert!(!raw.contains(&format!("boundary=\"{clash}\"")), "{raw}");
@@ -416,7 +416,7 @@ fn a_boundary_that_the_content_holds_is_not_taken() {
     assert_eq!(structure(&message, 0), "alternative(text/plain,text/html)");
 
     let broken = Rigged(Mutex::new(vec![2; 50]), Sequence::new(1));
-    assert!(matches!(compose(&request, &context(&broken)), Err(Error::Internal(_))));
+    assert!(matches!(compose(request.clone(), &context(&broken)), Err(Error::Internal(_))));
 }
 
 #[test]
@@ -426,7 +426,7 @@ fn boundaries_and_message_ids_have_128_random_bits_and_differ() {
     for _ in 0..100 {
         let mut request = request("t", "x");
         request.html = Some("<p>".to_owned());
-        let prepared = compose(&request, &context(&random)).unwrap();
+        let prepared = compose(request.clone(), &context(&random)).unwrap();
         let raw = String::from_utf8(prepared.raw).unwrap();
         let boundary = raw.split("boundary=\"=_").nth(1).unwrap().split('"').next().unwrap().to_owned();
         assert!(boundary.len() * 5 >= 128);
@@ -445,19 +445,19 @@ fn a_message_over_the_limit_is_too_large_and_one_far_over_is_never_built() {
         content: "A".repeat(4_000),
         content_id: None,
     }];
-    let size = compose(&request, &context(&random)).unwrap().raw.len() as u64;
+    let size = compose(request.clone(), &context(&random)).unwrap().raw.len() as u64;
     for (max_message, fits) in [(100, false), (size - 1, false), (size, true)] {
-        let result = compose(&request, &ComposeContext { now_ms: NOW_MS, random: &random, max_message });
+        let result = compose(request.clone(), &ComposeContext { now_ms: NOW_MS, random: &random, max_message });
         assert_eq!(matches!(result, Err(Error::TooLarge { limit }) if limit == max_message), !fits, "{max_message}");
     }
     request.attachments[0].content = "!".repeat(4_000);
-    let result = compose(&request, &ComposeContext { now_ms: NOW_MS, random: &random, max_message: 1_000 });
+    let result = compose(request.clone(), &ComposeContext { now_ms: NOW_MS, random: &random, max_message: 1_000 });
     assert!(matches!(result, Err(Error::TooLarge { .. })), "size comes before content");
 }
 
 /// The texts of the faults with their pointers, for a request that is refused.
 fn refused(request: &MessageRequest) -> Vec<(String, String)> {
-    match compose(request, &context(&Sequence::new(1))) {
+    match compose(request.clone(), &context(&Sequence::new(1))) {
         Err(Error::Invalid(faults)) => {
             faults.into_iter().map(|fault| (fault.pointer.unwrap_or_default(), fault.detail)).collect()
         }
@@ -493,7 +493,7 @@ fn a_huge_name_or_address_is_not_repeated_in_its_fault() {
 fn warnings_are_few_whatever_the_html_refers_to() {
     let mut request = request("t", "x");
     request.html = Some((0..50_000).map(|n| format!("<img src=\"cid:{n}\">")).collect());
-    let prepared = compose(&request, &context(&Sequence::new(1))).unwrap();
+    let prepared = compose(request.clone(), &context(&Sequence::new(1))).unwrap();
     assert_eq!(prepared.warnings.len(), 21);
     assert!(prepared.warnings[0].contains("cid:0,"), "{:?}", prepared.warnings);
     assert_eq!(prepared.warnings[20], "and 49980 more");
@@ -504,7 +504,7 @@ fn warnings_are_few_whatever_the_html_refers_to() {
 fn a_cid_url_inside_a_cid_url_is_part_of_it() {
     let mut request = request("t", "x");
     request.html = Some("=cid:".repeat(600_000));
-    let prepared = compose(&request, &context(&Sequence::new(1))).unwrap();
+    let prepared = compose(request.clone(), &context(&Sequence::new(1))).unwrap();
     assert_eq!(prepared.warnings.len(), 1);
     assert!(prepared.warnings[0].len() < 300, "{}", prepared.warnings[0].len());
 }

@@ -40,7 +40,7 @@ pub fn prepare_raw(raw: Vec<u8>, envelope: &RawEnvelope, context: &ComposeContex
     let header = inspect::header(&raw, &message, &mut faults)?;
     let mail_from = envelope.mail_from.as_deref().and_then(|text| sender_address(text, &mut faults));
     let recipients = recipients(&message, envelope, &mut faults);
-    finish(&raw, faults)?;
+    finish(faults, || check_sendable(&raw))?;
 
     let mut prepared = prepared(header, context, true)?;
     prepared.mail_from = mail_from;
@@ -54,7 +54,8 @@ pub fn prepare_raw(raw: Vec<u8>, envelope: &RawEnvelope, context: &ComposeContex
 pub fn prepare_for_sign(raw: Vec<u8>, context: &ComposeContext<'_>) -> Result<Prepared, Error> {
     check_size(raw.len(), context.max_message)?;
     refuse_mbox(&raw)?;
-    if let Err(error @ (MessageError::BareLineEnd { .. } | MessageError::Nul { .. })) = check_sendable(&raw) {
+    let sendable = check_sendable(&raw);
+    if let Err(error @ (MessageError::BareLineEnd { .. } | MessageError::Nul { .. })) = sendable {
         return Err(refused(error));
     }
     let message = Message::parse(&raw).map_err(refused)?;
@@ -66,7 +67,7 @@ pub fn prepare_for_sign(raw: Vec<u8>, context: &ComposeContext<'_>) -> Result<Pr
             faults.push(FieldError::in_header(field.name, field.line, detail));
         }
     }
-    finish(&raw, faults)?;
+    finish(faults, || sendable)?;
 
     let mut prepared = prepared(header, context, false)?;
     prepared.raw = raw;
@@ -102,9 +103,9 @@ fn refuse_mbox(raw: &[u8]) -> Result<(), Error> {
 }
 
 /// The last word on what is sent: the same rules that the signer holds to.
-fn finish(raw: &[u8], mut faults: Faults) -> Result<(), Error> {
+fn finish(mut faults: Faults, sendable: impl FnOnce() -> Result<(), MessageError>) -> Result<(), Error> {
     if faults.len() == 0
-        && let Err(error) = check_sendable(raw)
+        && let Err(error) = sendable()
     {
         faults.push(field_error(&error));
     }
