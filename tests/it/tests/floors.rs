@@ -16,7 +16,7 @@ const FLOORS: [(&str, u8); 9] = [
     ("signpost-http", 3),
     ("signpost", 4),
     ("signpost-it", 5),
-    ("signpost-load", 5),
+    ("signpost-load", 6),
 ];
 
 /// Crates from outside that only these members may name, as a dependency of any kind.
