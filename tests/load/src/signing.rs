@@ -137,12 +137,15 @@ pub(crate) fn openssl_rsa2048(options: &[&str]) -> Result<f64> {
         .ok_or_else(|| format!("no sign/s in what openssl speed printed: {text:?}").into())
 }
 
+/// Makes one signature.
+type Signing<'a> = dyn Fn() -> Result<Vec<u8>> + 'a;
+
 /// CPU time of one signature and of one verification, by the library that the server calls.
 pub(crate) fn key_costs(algorithm: KeyAlgorithm) -> Result<(Duration, Duration)> {
     let digest = [7; 32];
     let rsa;
     let ed25519;
-    let (public, sign): (PublicKey, Box<dyn Fn() -> Result<Vec<u8>> + '_>) = if algorithm == KeyAlgorithm::Ed25519 {
+    let (public, sign): (PublicKey, Box<Signing<'_>>) = if algorithm == KeyAlgorithm::Ed25519 {
         ed25519 = Ed25519KeyPair::from_pkcs8(&Ed25519Key::generate_pkcs8()?)?;
         let public = PublicKey::from_ed25519(ed25519.public_key().as_ref())?;
         (public, Box::new(|| Ok(ed25519.sign(&digest).as_ref().to_vec())))
