@@ -22,8 +22,7 @@ impl Changes {
     /// where nothing does.
     #[inline]
     pub(crate) fn of(text: &[u8; 2 * BLOCK]) -> Self {
-        let (block, after) = text.split_at(BLOCK);
-        let octets = load(block);
+        let (octets, next) = (load(text, 0), load(text, 1));
         let (sp, tab) = (marks(octets, b' '), marks(octets, b'\t'));
         let white: [u8x16; 4] = std::array::from_fn(|i| sp[i] | tab[i]);
         if !any(white) {
@@ -31,28 +30,22 @@ impl Changes {
         }
         // Nothing changes but HTABs and white space before white space, CR or LF. Those are what text has up to SP; another
         // control octet would cost time only.
-        let following = load(&text[1..=BLOCK]).map(|quarter| quarter.min(u8x16::splat(b' ')).simd_eq(quarter));
+        let following = next.map(|quarter| quarter.min(u8x16::splat(b' ')).simd_eq(quarter));
         if !any(std::array::from_fn(|i| (white[i] & following[i]) | tab[i])) {
             return Self::default();
         }
-        let (white, tabs) = (bits(white), bits(tab));
-        let (cr, lf) = (bits(marks(octets, b'\r')), bits(marks(octets, b'\n')));
-        let before_white = (white >> 1) | top_bit(matches!(after[0], b' ' | b'\t'));
-        let line_ends = cr & ((lf >> 1) | top_bit(after[0] == b'\n'));
-        let before_line_end = (line_ends >> 1) | top_bit(after.starts_with(b"\r\n"));
-        let gone = white & (before_white | before_line_end);
-        Self { gone, spaces: tabs & !gone }
+        let (next_sp, next_tab, cr) = (marks(next, b' '), marks(next, b'\t'), marks(next, b'\r'));
+        let lf = marks(load(text, 2), b'\n');
+        let gone = bits(std::array::from_fn(|i| white[i] & (next_sp[i] | next_tab[i] | (cr[i] & lf[i]))));
+        let spaces = if any(tab) { bits(tab) & !gone } else { 0 };
+        Self { gone, spaces }
     }
 }
 
-fn top_bit(set: bool) -> u64 {
-    u64::from(set) << (BLOCK - 1)
-}
-
-/// The first 64 octets.
+/// The 64 octets from `start`.
 #[inline]
-fn load(octets: &[u8]) -> [u8x16; 4] {
-    let (quarters, _) = octets.as_chunks::<16>();
+fn load(text: &[u8; 2 * BLOCK], start: usize) -> [u8x16; 4] {
+    let (quarters, _) = text[start..start + BLOCK].as_chunks::<16>();
     std::array::from_fn(|i| u8x16::new(quarters[i]))
 }
 

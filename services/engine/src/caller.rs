@@ -142,7 +142,8 @@ impl Engine {
         Ok((tenant, issued))
     }
 
-    /// Scope admin. `scopes` must be a subset of the caller's; `expires_at` RFC 3339 in the future.
+    /// Scope admin. `scopes` must be a subset of the caller's; `expires_at` RFC 3339 in the future. A key never outlives the one that
+    /// makes it (for a token: the key it was issued to), or whoever got hold of it for a while would have it for ever.
     pub async fn create_api_key(
         &self,
         caller: &Caller,
@@ -157,6 +158,11 @@ impl Engine {
             None => None,
             Some(text) => Some(future_time(text, self.now_ms())?),
         };
+        let maker = self.known_api_key(&caller.key_id).await?.ok_or(Error::Unauthenticated)?;
+        if maker.0.expires_at.is_some_and(|end| expires_at.is_none_or(|at| at > end)) {
+            let detail = "the key that makes this one expires earlier; name a time not after its own `expires_at`";
+            return Err(Error::Invalid(vec![FieldError::at("/expires_at", detail)]));
+        }
         let issued = self.issue(&caller.tenant_id, name, &scopes, expires_at)?;
         let audit = self.audit(caller, "api_key.created", &issued.row.id, json!({"scopes": issued.row.scopes}));
         self.inner.store.create_api_key(&caller.tenant_id, &issued.row, &audit).await?;

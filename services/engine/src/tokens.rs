@@ -141,6 +141,10 @@ impl Plan {
 }
 
 #[cfg(test)]
+#[path = "tokens_tests.rs"]
+mod through_the_engine;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

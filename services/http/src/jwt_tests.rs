@@ -30,8 +30,12 @@ fn good_claims() -> Value {
 
 /// A token with these claims, rightly signed.
 fn signed(claims: &Value) -> String {
+    signed_as("at+jwt", claims)
+}
+
+fn signed_as(typ: &str, claims: &Value) -> String {
     let mut header = Header::new(Algorithm::EdDSA);
-    header.typ = Some("at+jwt".into());
+    header.typ = Some(typ.into());
     header.kid = Some("k1".into());
     jsonwebtoken::encode(&header, claims, &EncodingKey::from_ed_der(&pkcs8())).unwrap()
 }
@@ -158,6 +162,8 @@ fn a_header_is_as_ours_are_or_nothing() {
         let token = changed("typ", json!(typ));
         assert_eq!(kid(&token).as_deref(), Ok("k1"));
         assert_eq!(issuer().verify(&token, &key(), NOW), Err(Refused::Signature));
+        let token = signed_as(typ, &good_claims());
+        assert_eq!(issuer().verify(&token, &key(), NOW).map(|claims| claims.key_id).as_deref(), Ok("a1"));
     }
     for token in ["", "..", "a.b.c", "!.!.!", &format!("{}.b.c", "a".repeat(5000))] {
         assert_eq!(kid(token), Err(Refused::Malformed), "{token:.20}");

@@ -13,6 +13,8 @@ use std::time::Duration;
 /// Deliveries in flight per process: the most that one death may send twice.
 const IN_FLIGHT: usize = 16;
 const CLIENTS: usize = 8;
+/// The queue may take so many times its patience, however much arrives.
+const LONGEST_DRAIN: u32 = 10;
 /// The statuses of what is still to be done.
 const UNDER_WAY: [&str; 6] = ["scheduled", "awaiting_signature", "held", "queued", "deferred", "sending"];
 
@@ -166,10 +168,11 @@ impl Site {
         self.deaths.push(death);
     }
 
-    /// Waits until nothing is left to be done; says what is.
+    /// Waits until nothing is left to be done; says what is. A long queue may take its time, as long as mail arrives.
     fn drain(&self) -> Option<String> {
         let api = &self.apis()[0];
-        let started = std::time::Instant::now();
+        let (mut arrived, mut waited_since) = (0, std::time::Instant::now());
+        let drains_until = waited_since + patience() * LONGEST_DRAIN;
         loop {
             let left: Vec<&str> = UNDER_WAY
                 .into_iter()
@@ -181,7 +184,11 @@ impl Site {
             if left.is_empty() {
                 return None;
             }
-            if started.elapsed() > patience() {
+            let now = self.sink.count();
+            if now > arrived {
+                (arrived, waited_since) = (now, std::time::Instant::now());
+            }
+            if waited_since.elapsed() > patience() || std::time::Instant::now() > drains_until {
                 return Some(format!("stuck: {left:?} messages are left"));
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -252,7 +259,7 @@ impl Site {
     }
 }
 
-/// How long the queue may take: a lease (20 s) and some.
+/// How long nothing may arrive while mail is queued: a lease (20 s) and some.
 fn patience() -> Duration {
     DEADLINE * 2
 }

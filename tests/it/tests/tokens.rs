@@ -218,6 +218,21 @@ fn revoking_the_api_key_ends_its_tokens() {
 }
 
 #[test]
+fn suspending_the_tenant_ends_its_tokens_within_five_seconds() {
+    let server = PostgresServer::start();
+    let url = server.database();
+    let world = World::start_with(|app| app.env("SIGNPOST_DATABASE_URL", url.as_str()));
+    let token = token(&world.app, &world.tenant.token);
+    use_token(&world.app, &token).expect(200);
+    // Behind the back of this process, as another one or the operator would do it.
+    server.sql(&url, "UPDATE tenants SET suspended_at = 1");
+    wait_for("the token is refused", Duration::from_secs(5), || {
+        (use_token(&world.app, &token).status == 403).then_some(())
+    });
+    use_token(&world.app, &token).problem(403, "tenant-suspended");
+}
+
+#[test]
 fn processes_on_one_database_share_the_key() {
     let server = PostgresServer::start();
     let url = server.database();
