@@ -42,13 +42,19 @@ pub(crate) enum Fault {
     /// rspamd 3.4 does not find the relaxed body empty whose lines are all blank and whose first one has white space.
     /// RFC 6376 3.4.4: white space at the end of lines goes first, then "Ignore all empty lines at the end of the message body."
     RspamdBlankBody,
+    /// rspamd 3.4 takes FF for white space in relaxed values and bodies.
+    /// RFC 6376 2.8: "WSP represents simple whitespace, i.e., a space or a tab character".
+    RspamdFormFeed,
     /// OpenDKIM 2.11's test mode takes the field apart into name and value as a milter is given them, and puts one SP between:
     /// under simple, a signed field with other white space behind its colon is not what was signed. RFC 6376 3.4.1.
     OpenDkimSpaceAfterColon,
+    /// OpenDKIM 2.11 takes VT and FF for white space in relaxed values.
+    /// RFC 6376 2.8: "WSP represents simple whitespace, i.e., a space or a tab character".
+    OpenDkimVerticalSpace,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::DkimPySpaceBeforeColon,
         Self::DkimPyVerticalSpace,
         Self::DkimPyUnterminatedLine,
@@ -57,7 +63,9 @@ impl Fault {
         Self::MailAuthBlankLines,
         Self::MailAuthUnterminatedField,
         Self::RspamdBlankBody,
+        Self::RspamdFormFeed,
         Self::OpenDkimSpaceAfterColon,
+        Self::OpenDkimVerticalSpace,
     ];
 
     pub(crate) fn judge(self) -> Judge {
@@ -67,8 +75,8 @@ impl Fault {
             | Self::MailAuthFormFeed
             | Self::MailAuthBlankLines
             | Self::MailAuthUnterminatedField => Judge::MailAuth,
-            Self::RspamdBlankBody => Judge::Rspamd,
-            Self::OpenDkimSpaceAfterColon => Judge::OpenDkim,
+            Self::RspamdBlankBody | Self::RspamdFormFeed => Judge::Rspamd,
+            Self::OpenDkimSpaceAfterColon | Self::OpenDkimVerticalSpace => Judge::OpenDkim,
         }
     }
 
@@ -79,7 +87,9 @@ impl Fault {
             | Self::DkimPyVerticalSpace
             | Self::MailAuthSpaceBeforeColon
             | Self::MailAuthFormFeed
-            | Self::OpenDkimSpaceAfterColon => true,
+            | Self::RspamdFormFeed
+            | Self::OpenDkimSpaceAfterColon
+            | Self::OpenDkimVerticalSpace => true,
             Self::DkimPyUnterminatedLine
             | Self::MailAuthBlankLines
             | Self::MailAuthUnterminatedField
@@ -108,6 +118,10 @@ impl Fault {
             }
             Self::MailAuthSpaceBeforeColon => signed.any(|field| has_space_before_colon(field)),
             Self::MailAuthFormFeed => relaxed.header && signed.any(|field| naive::value(field).contains(&b'\x0c')),
+            Self::RspamdFormFeed => {
+                (relaxed.header && signed.any(|field| naive::value(field).contains(&b'\x0c')))
+                    || (relaxed.body && message.body.contains(&b'\x0c'))
+            }
             Self::MailAuthBlankLines => {
                 relaxed.body
                     && body_lines
@@ -126,6 +140,9 @@ impl Fault {
                     && body_lines.first().is_some_and(|line| !line.is_empty())
             }
             Self::OpenDkimSpaceAfterColon => !relaxed.header && signed.any(|field| !begins_with_one_space(field)),
+            Self::OpenDkimVerticalSpace => {
+                relaxed.header && signed.any(|field| naive::value(field).iter().any(|b| b"\x0b\x0c".contains(b)))
+            }
         }
     }
 }
