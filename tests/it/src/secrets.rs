@@ -80,25 +80,12 @@ pub fn search(haystack: &[u8], needles: &[Needle]) -> Vec<Found> {
     let mut found = Vec::new();
     for needle in needles {
         for (spelling, octets) in needle.spellings() {
-            if let Some(at) = position(haystack, &octets) {
+            if let Some(at) = memchr::memmem::find(haystack, &octets) {
                 found.push(Found { secret: needle.name.clone(), spelling, at });
             }
         }
     }
     found
-}
-
-fn position(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    let first = *needle.first()?;
-    let mut from = 0;
-    while let Some(step) = haystack.get(from..)?.iter().position(|octet| *octet == first) {
-        let at = from + step;
-        if haystack[at..].starts_with(needle) {
-            return Some(at);
-        }
-        from = at + 1;
-    }
-    None
 }
 
 #[cfg(test)]
