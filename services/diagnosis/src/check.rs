@@ -1,6 +1,7 @@
 //! The check: ask every authoritative server for each record and say exactly what is wrong.
 use crate::authority::{self, Outcome, Replies, Reply, SERVERS_MAX, Zone};
 use crate::bounds::bounded;
+use crate::delegated;
 use crate::dns::{Dns, LookupError, fqdn, name_text};
 use crate::judge::{self, Verdict};
 use crate::misplaced;
@@ -47,6 +48,8 @@ pub enum Status {
     Truncated,
     /// Found at another name.
     Misplaced,
+    /// A CNAME that dangles, forms a loop or leads elsewhere.
+    CnameBroken,
     /// p= is empty.
     Revoked,
     /// h=, k= or s= forbid our use.
@@ -56,7 +59,7 @@ pub enum Status {
 }
 
 impl Status {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Ok,
         Self::Missing,
         Self::Mismatch,
@@ -64,6 +67,7 @@ impl Status {
         Self::Duplicate,
         Self::Truncated,
         Self::Misplaced,
+        Self::CnameBroken,
         Self::Revoked,
         Self::Unusable,
         Self::Unreachable,
@@ -79,6 +83,7 @@ impl Status {
             Self::Duplicate => "duplicate",
             Self::Truncated => "truncated",
             Self::Misplaced => "misplaced",
+            Self::CnameBroken => "cname_broken",
             Self::Revoked => "revoked",
             Self::Unusable => "unusable",
             Self::Unreachable => "unreachable",
@@ -100,9 +105,10 @@ impl Status {
             Self::Truncated => 4,
             Self::Malformed => 5,
             Self::Mismatch => 6,
-            Self::Unusable => 7,
-            Self::Duplicate => 8,
-            Self::Revoked => 9,
+            Self::CnameBroken => 7,
+            Self::Unusable => 8,
+            Self::Duplicate => 9,
+            Self::Revoked => 10,
         }
     }
 }
@@ -119,6 +125,13 @@ pub enum Want {
     DkimKey {
         /// The key that signs.
         key: PublicKey,
+    },
+    /// A CNAME to the service (delegated mode).
+    Delegated {
+        /// Where it must lead, without trailing dot.
+        target: String,
+        /// The key that must stand there; without one nothing has to.
+        key: Option<PublicKey>,
     },
     /// An SPF record that authorizes all of these addresses (evaluated, not compared).
     Spf {
@@ -281,15 +294,19 @@ impl Check<'_> {
     async fn at(&self, owner: &Name, want: &Want) -> Finding {
         let replies = self.ask(self.questions, owner).await;
         let name = name_text(owner);
-        let mut judged: BTreeMap<&Outcome, Verdict> = BTreeMap::new();
+        let mut judged: BTreeMap<(&Outcome, &[Name]), Verdict> = BTreeMap::new();
         for reply in &replies.list {
-            if !judged.contains_key(&reply.outcome) {
-                let verdict = self.verdict(&name, want, &reply.outcome).await;
-                judged.insert(&reply.outcome, verdict);
+            let answer = (&reply.outcome, reply.aliases.as_slice());
+            if !judged.contains_key(&answer) {
+                let verdict = self.verdict(&name, want, reply).await;
+                judged.insert(answer, verdict);
             }
         }
-        let verdicts: Vec<(&Reply, &Verdict)> =
-            replies.list.iter().filter_map(|reply| Some((reply, judged.get(&reply.outcome)?))).collect();
+        let verdicts: Vec<(&Reply, &Verdict)> = replies
+            .list
+            .iter()
+            .filter_map(|reply| Some((reply, judged.get(&(&reply.outcome, reply.aliases.as_slice()))?)))
+            .collect();
         combine(&name, &replies, &verdicts)
     }
 
@@ -304,8 +321,11 @@ impl Check<'_> {
         }
     }
 
-    async fn verdict(&self, name: &str, want: &Want, outcome: &Outcome) -> Verdict {
-        let texts: &[String] = match outcome {
+    async fn verdict(&self, name: &str, want: &Want, reply: &Reply) -> Verdict {
+        if let Want::Delegated { target, key } = want {
+            return delegated::verdict(name, target, key.as_ref(), reply);
+        }
+        let texts: &[String] = match &reply.outcome {
             Outcome::Texts(texts) => texts,
             Outcome::Nothing => &[],
             Outcome::BrokenAlias(reason) => {
@@ -318,7 +338,8 @@ impl Check<'_> {
         };
         match want {
             Want::Ownership { value } => judge::ownership(name, value, texts),
-            Want::DkimKey { key } => judge::dkim(name, key, texts),
+            Want::DkimKey { key } | Want::Delegated { key: Some(key), .. } => judge::dkim(name, key, texts),
+            Want::Delegated { key: None, .. } => Verdict::new(Status::Ok, "Nothing has to stand here."),
             Want::Dmarc => judge::dmarc(name, texts),
             Want::Spf { egress } => SpfCheck { questions: self.questions }.verdict(name, egress, texts).await,
         }

@@ -2,6 +2,7 @@
 pub mod caller;
 pub mod clock;
 mod custody;
+mod delegation;
 pub mod delivery;
 pub mod domains;
 pub mod error;

@@ -258,7 +258,7 @@ impl From<DomainView> for Domain {
 pub(crate) struct NewDomain {
     /// U-labels are welcome. Public suffixes and single labels are refused.
     name: String,
-    /// `txt` unless given.
+    /// `txt` unless given. `delegated`: publish three CNAMEs once, and the keys behind them are published and replaced without you.
     #[schema(value_type = Option<DkimMode>)]
     dkim_mode: Option<String>,
     /// Of the first key; `rsa-2048` unless given.

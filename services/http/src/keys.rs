@@ -103,7 +103,7 @@ impl From<KeyRow> for Key {
 /// A page of it.
 pub(crate) type KeyPage = Page<Key>;
 
-problems! { CreateProblems: NotFound TooManyUnproven Busy InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout KeyUnavailable }
+problems! { CreateProblems: NotFound TooManyUnproven NoFreeSlot Busy InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout KeyUnavailable }
 problems! { ListProblems: NotFound InvalidRequest }
 
 /// Make a further key

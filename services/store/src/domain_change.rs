@@ -1,5 +1,6 @@
 //! Changes of a domain and all that belongs to it: compare-and-swap on its version, claims of names, deletion.
 use crate::audit::insert_audit;
+use crate::delegation::{follow_keys, withdraw_slots};
 use crate::domains::{insert_check, name_version};
 use crate::events::insert_event;
 use crate::queue::refresh_status;
@@ -136,6 +137,9 @@ async fn apply(
     for key in &change.keys {
         update_key(conn, tenant, domain_id, key).await?;
     }
+    if change.keys.iter().any(|key| key.state.is_some()) {
+        follow_keys(conn, domain_id).await?;
+    }
     if let Some(check) = &change.check {
         insert_check(conn, tenant, domain_id, check).await?;
     }
@@ -177,6 +181,7 @@ async fn take_name(conn: &mut Connection<'_>, domain_id: &str, claim: &Claim) ->
     .bind(&loser.tenant_id)
     .execute(&mut *conn)
     .await?;
+    withdraw_slots(conn, &loser.domain_id).await?;
     if let Some(event) = &claim.loser_event {
         // Whoever made the event: it is the loser's.
         let event = EventRow { tenant_id: loser.tenant_id, ..event.clone() };
@@ -285,6 +290,7 @@ impl Deletion {
             .bind(Vec::<u8>::new())
             .execute(&mut *conn)
             .await?;
+        withdraw_slots(conn, &self.domain_id).await?;
         insert_audit(conn, &self.audit).await?;
         self.cancel_mail(conn, &name).await?;
         Ok(true)

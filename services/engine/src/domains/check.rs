@@ -1,6 +1,6 @@
 //! Check, enable, disable: what DNS says becomes state, by the rules of DESIGN and nowhere else.
 use super::records::Listed;
-use super::{CheckView, CheckedRecord, DomainView, Purpose, ServerView, states};
+use super::{CheckView, CheckedRecord, DELEGATED, DomainView, Purpose, ServerView, states};
 use crate::{Caller, Engine, Error, FieldError, Scope};
 use serde_json::json;
 use signpost_diagnosis::check::{self, Expected, Finding, Status};
@@ -120,7 +120,11 @@ impl Engine {
             return Ok(false);
         }
         let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
-        let listed = self.listed_records(domain, &keys)?;
+        if domain.dkim_mode == DELEGATED && states::required_key(&keys).is_none_or(|key| key.state == states::PENDING) {
+            // The CNAME that was right then says nothing of a key that came behind it since.
+            return Ok(false);
+        }
+        let listed = self.listed_records(domain, &keys).await?;
         Ok(listed.iter().filter(|l| l.view.required).all(|l| {
             check
                 .records
@@ -132,6 +136,9 @@ impl Engine {
     /// Asks, records, applies. What DNS said is kept while a concurrent change makes us plan again.
     async fn run_check(&self, caller: &Caller, domain: DomainRow) -> Result<CheckView, Error> {
         let id = domain.id.clone();
+        if domain.dkim_mode == DELEGATED {
+            self.publish_domain(&domain.tenant_id, &id).await;
+        }
         let observation = self.observe(&domain).await?;
         let mut domain = domain;
         for _ in 0..CHANGE_TRIES {
@@ -155,7 +162,7 @@ impl Engine {
         // Before DNS is asked: a claim decided while we look must make ours fail.
         let name = store.name_version(&domain.name).await?;
         let keys = store.keys(&domain.tenant_id, &domain.id).await?;
-        let listed = self.listed_records(domain, &keys)?;
+        let listed = self.listed_records(domain, &keys).await?;
         let expected: Vec<Expected> = listed.iter().map(|l| l.expected.clone()).collect();
         let signing_domain = super::records::stored_domain(&domain.name)?;
         let findings = check::check(&self.inner.dns, &signing_domain, &expected, CHECK_DEADLINE).await;
@@ -319,6 +326,7 @@ fn key_observation((listed, finding): (&Listed, &Finding)) -> Option<(String, bo
         | Status::Duplicate
         | Status::Truncated
         | Status::Misplaced
+        | Status::CnameBroken
         | Status::Revoked
         | Status::Unusable => Some((key_id, false, String::new())),
     }

@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use signpost_diagnosis::suffix::is_icann_suffix;
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
-use signpost_keys::{CustodyKind, KeyBinding};
+use signpost_keys::{CustodyKind, KeyBinding, Random};
 use signpost_store::StoreError;
 
 /// Symbols of 5 bits: 130 random bits.
 const OWNERSHIP_TOKEN_LENGTH: usize = 26;
+/// Mode of a domain whose keys the service publishes.
+pub(crate) const DELEGATED: &str = "delegated";
 /// Symbols of 5 bits: no two keys of a name meet by chance; the store refuses the case.
 const SELECTOR_LENGTH: usize = 10;
 /// Keys of a domain that are neither retired nor revoked.
@@ -96,7 +98,7 @@ pub struct DomainView {
 pub struct NewDomain {
     /// As typed; U-labels welcome.
     pub name: String,
-    /// `txt`; `delegated` comes with its own issue and is refused until then.
+    /// `txt` unless said; `delegated` where the operator set it up.
     pub dkim_mode: Option<String>,
     /// `rsa-2048` unless said.
     pub algorithm: Option<String>,
@@ -115,7 +117,7 @@ impl Engine {
     /// Registers a domain and makes its first key. Scope domains:write.
     pub async fn register_domain(&self, caller: &Caller, new: &NewDomain) -> Result<DomainView, Error> {
         caller.require(Scope::DomainsWrite)?;
-        let (name, algorithm) = validate_new_domain(new)?;
+        let (name, algorithm, delegated) = validate_new_domain(new, self.offers_delegation())?;
         let custody = self.custody_for_new_key(None).map_err(|error| Error::Invalid(vec![error]))?;
         let _turn = if custody.is_remote() { Some(self.turn_to_make(&caller.tenant_id).await) } else { None };
         if self.inner.store.domain_by_name(&caller.tenant_id, name.as_str()).await?.is_some() {
@@ -129,7 +131,7 @@ impl Engine {
             id: self.fresh_id(),
             tenant_id: caller.tenant_id.clone(),
             name: name.to_string(),
-            dkim_mode: "txt".into(),
+            dkim_mode: if delegated { DELEGATED } else { "txt" }.into(),
             ownership: "pending".into(),
             ownership_token: ids::random_text(self.inner.random.as_ref(), OWNERSHIP_TOKEN_LENGTH),
             token_issued_at: now,
@@ -142,8 +144,19 @@ impl Engine {
         let key = self.make_key(&row, &name, algorithm, custody).await?;
         let details = json!({"name": row.name, "key": key.id, "selector": key.selector, "algorithm": key.algorithm});
         let audit = self.audit(caller, "domain.created", &row.id, details);
-        match self.inner.store.insert_domain(&row, &key, &audit).await {
-            Ok(()) => self.view(row).await,
+        let inserted = if delegated {
+            let slots = self.new_slots(&row, &key.selector)?;
+            self.inner.store.insert_delegated_domain(&row, &slots, &key, &audit).await
+        } else {
+            self.inner.store.insert_domain(&row, &key, &audit).await
+        };
+        match inserted {
+            Ok(()) => {
+                if delegated {
+                    self.publish_domain(&row.tenant_id, &row.id).await;
+                }
+                self.view(row).await
+            }
             Err(error) => {
                 self.abandon(&key, &error).await;
                 Err(if matches!(error, StoreError::Conflict) { Error::DomainExists } else { error.into() })
@@ -179,6 +192,9 @@ impl Engine {
         let event_id = move || engine.fresh_id();
         if !self.inner.store.delete_domain(&caller.tenant_id, id, self.now_ms(), &event_id, &audit).await? {
             return Err(Error::NotFound("domain"));
+        }
+        if row.dkim_mode == DELEGATED {
+            self.publish_domain(&row.tenant_id, id).await;
         }
         for key in &keys {
             if let Some(Ok(custody)) = CustodyKind::parse(&key.custody).map(|kind| self.custody(kind)) {
@@ -259,6 +275,9 @@ impl Engine {
             self.abandon(&key, &error).await;
             return Err(error.into());
         }
+        if domain.dkim_mode == DELEGATED {
+            self.publish_domain(&domain.tenant_id, id).await;
+        }
         Ok(key)
     }
 
@@ -273,13 +292,13 @@ impl Engine {
             None => None,
             Some(check) => Some(CheckView::from_row(&check)?),
         };
-        let listed = self.listed_records(&row, &keys)?;
+        let listed = self.listed_records(&row, &keys).await?;
         let checked = last_check.as_ref().map_or(&[][..], |check| check.records.as_slice());
         let records = records::with_statuses(listed, checked);
         Ok(DomainView { row, keys, records, last_check })
     }
 
-    /// A key with a random selector, never used before for this name.
+    /// A key with a random selector, never used before for this name; of a delegated domain, with that of a free slot.
     async fn make_key(
         &self,
         domain: &DomainRow,
@@ -287,8 +306,12 @@ impl Engine {
         algorithm: KeyAlgorithm,
         custody: CustodyKind,
     ) -> Result<KeyRow, Error> {
-        let text = format!("sp{}", ids::random_text(self.inner.random.as_ref(), SELECTOR_LENGTH));
-        let selector = Selector::parse(&text).map_err(|error| Error::Internal(format!("selector: {error}")))?;
+        let of_slot = if domain.dkim_mode == DELEGATED { self.slot_selector(domain).await? } else { None };
+        let selector = match of_slot {
+            Some(selector) => selector,
+            None => Selector::parse(&random_selector(self.inner.random.as_ref()))
+                .map_err(|error| Error::Internal(format!("selector: {error}")))?,
+        };
         let id = self.fresh_id();
         let binding = KeyBinding {
             tenant: domain.tenant_id.clone(),
@@ -330,7 +353,13 @@ impl CheckView {
     }
 }
 
-fn validate_new_domain(new: &NewDomain) -> Result<(SigningDomain, KeyAlgorithm), Error> {
+/// A selector that was never used.
+pub(crate) fn random_selector(random: &dyn Random) -> String {
+    format!("sp{}", ids::random_text(random, SELECTOR_LENGTH))
+}
+
+/// `offered`: the operator set delegated mode up. The last value: whether it was asked for.
+fn validate_new_domain(new: &NewDomain, offered: bool) -> Result<(SigningDomain, KeyAlgorithm, bool), Error> {
     let name =
         SigningDomain::parse(&new.name).map_err(|error| FieldError::at("/name", error.to_string())).and_then(|name| {
             if is_icann_suffix(&name) {
@@ -341,12 +370,17 @@ fn validate_new_domain(new: &NewDomain) -> Result<(SigningDomain, KeyAlgorithm),
             Ok(name)
         });
     let mode = match new.dkim_mode.as_deref() {
-        None | Some("txt") => Ok(()),
-        Some("delegated") => Err(FieldError::at("/dkim_mode", "`delegated` is not offered by this server; use `txt`")),
+        None | Some("txt") => Ok(false),
+        Some(DELEGATED) if offered => Ok(true),
+        Some(DELEGATED) => Err(FieldError::at(
+            "/dkim_mode",
+            "`delegated` is not offered by this server, since its operator set no DNS server to publish keys on \
+             (SIGNPOST_DNS_UPDATE and SIGNPOST_SERVICE_DOMAIN); use `txt`",
+        )),
         Some(_) => Err(FieldError::at("/dkim_mode", "one of `txt`, `delegated` is needed")),
     };
     match (name, parse_algorithm(new.algorithm.as_deref()), mode) {
-        (Ok(name), Ok(algorithm), Ok(())) => Ok((name, algorithm)),
+        (Ok(name), Ok(algorithm), Ok(delegated)) => Ok((name, algorithm, delegated)),
         (name, algorithm, mode) => {
             Err(Error::Invalid(name.err().into_iter().chain(algorithm.err()).chain(mode.err()).collect()))
         }

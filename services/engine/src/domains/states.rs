@@ -15,6 +15,11 @@ pub(crate) fn may_be_sent(state: &str) -> bool {
     state == ACTIVE || state == RETIRING
 }
 
+/// True while the key signs, or could come to.
+pub(crate) fn is_in_use(state: &str) -> bool {
+    matches!(state, PENDING | PUBLISHED | ACTIVE)
+}
+
 /// True while the key's record belongs into the tenant's zone.
 pub(crate) fn is_listed(state: &str) -> bool {
     matches!(state, PENDING | PUBLISHED | ACTIVE | RETIRING)

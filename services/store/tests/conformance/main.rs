@@ -5,6 +5,7 @@
 #[expect(dead_code, reason = "shared with the tests of one database each, which use the rest")]
 mod support;
 
+mod delegation;
 mod deletion;
 mod domains;
 mod idempotency;
