@@ -188,6 +188,24 @@ async fn audit_rows_cannot_be_changed_or_deleted() {
 }
 
 #[tokio::test]
+async fn a_target_that_was_given_out_stays_with_its_claim() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&database(&folder), true).await.unwrap();
+    let slot = support::delegated_domain(&store).await;
+    let mut conn = directly(&database(&folder)).await;
+    for statement in [
+        "DELETE FROM delegation_slots",
+        "UPDATE delegation_slots SET domain_id = 'another'",
+        "UPDATE delegation_slots SET target = target || '.x'",
+    ] {
+        let error = sqlx::query(statement).execute(&mut conn).await.unwrap_err();
+        assert!(error.to_string().contains("never given out again"), "{statement}: {error}");
+    }
+    assert_eq!(store.slot(&slot.target).await.unwrap().unwrap().domain_id, slot.domain_id);
+    store.close().await;
+}
+
+#[tokio::test]
 async fn every_change_that_names_an_actor_leaves_its_audit_row() {
     let folder = TempDir::new().unwrap();
     let path = database(&folder);

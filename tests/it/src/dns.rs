@@ -21,6 +21,7 @@ const NOBODY: u32 = 65_534;
 pub struct NamedBuilder {
     zones: BTreeMap<String, String>,
     addresses: Vec<String>,
+    transfers: bool,
 }
 
 /// A running BIND, changed through nsupdate. Dropped: killed.
@@ -41,6 +42,12 @@ impl NamedBuilder {
     /// A further address to listen on, for example 127.0.0.2; it becomes a second name server of every zone.
     pub fn address(mut self, address: &str) -> Self {
         self.addresses.push(address.to_owned());
+        self
+    }
+
+    /// Hands its zones out to who has the key of [`Named::update_setting`].
+    pub fn transfers(mut self) -> Self {
+        self.transfers = true;
         self
     }
 
@@ -81,12 +88,13 @@ impl NamedBuilder {
                 out
             },
         );
+        let transfers = if self.transfers { format!("key \"{TSIG_NAME}\"") } else { "none".to_owned() };
         let mut config = format!(
             "key \"{TSIG_NAME}\" {{ algorithm hmac-sha256; secret \"{TSIG_SECRET}\"; }};\n\
              controls {{ }};\n\
              options {{ directory \"{at}\"; pid-file \"{at}/named.pid\"; session-keyfile \"{at}/session.key\";\n\
              managed-keys-directory \"{at}\"; listen-on port {port} {{ {listen}}}; listen-on-v6 {{ none; }};\n\
-             recursion no; allow-query {{ 127.0.0.0/8; }}; allow-transfer {{ none; }}; notify no;\n\
+             recursion no; allow-query {{ 127.0.0.0/8; }}; allow-transfer {{ {transfers}; }}; notify no;\n\
              dnssec-validation no; minimal-responses yes; }};\n",
             at = folder.display()
         );
@@ -126,6 +134,21 @@ impl Named {
         SocketAddr::from(([127, 0, 0, 1], self.port.number()))
     }
 
+    /// The value of SIGNPOST_DNS_UPDATE for this server, if it is reached at that port of 127.0.0.1.
+    pub fn update_setting_at(&self, port: u16) -> String {
+        format!("{TSIG_NAME}:hmac-sha256:{TSIG_SECRET}@127.0.0.1:{port}")
+    }
+
+    /// The value of SIGNPOST_DNS_UPDATE for this server.
+    pub fn update_setting(&self) -> String {
+        self.update_setting_at(self.port.number())
+    }
+
+    /// The secret in it.
+    pub fn update_secret(&self) -> &'static str {
+        TSIG_SECRET
+    }
+
     /// Puts the TXT records of that name in place of those that are there, each given as one text and cut as RFC 1035 3.3 asks.
     pub fn publish_txt(&self, name: &str, values: &[&str]) {
         let values: Vec<Vec<String>> = values
@@ -137,10 +160,18 @@ impl Named {
 
     /// Publishes a Record of the API as it says itself (its `chunks`), whatever else is at the name being replaced.
     pub fn publish(&self, record: &Value) {
-        assert_eq!(record["type"], "TXT", "only TXT records are published by the tests: {record}");
+        if record["type"] == "CNAME" {
+            return self.publish_cname(record["name"].as_str().unwrap(), record["value"].as_str().unwrap());
+        }
+        assert_eq!(record["type"], "TXT", "only TXT and CNAME records are published by the tests: {record}");
         let chunks = record["chunks"].as_array().unwrap_or_else(|| panic!("a Record without chunks: {record}"));
         let chunks: Vec<String> = chunks.iter().map(|c| c.as_str().unwrap().to_owned()).collect();
         self.replace_txt(record["name"].as_str().unwrap(), &[chunks]);
+    }
+
+    /// An alias, whatever else is at the name being replaced.
+    pub fn publish_cname(&self, name: &str, target: &str) {
+        self.update(name, &format!("update delete {name}.\nupdate add {name}. 1 CNAME {target}.\n"));
     }
 
     /// Removes the TXT records of that name.

@@ -7,6 +7,7 @@
 //! - [`Receiver`]: an SMTP server that records, and behaves as the recipient's local part says.
 //! - [`Postfix`]: one that verifies, through rspamd.
 //! - [`Meddler`]: stands between two and changes what they say, or not.
+//! - [`Gate`]: stands before a server that is to be away.
 //! - [`Sink`]: another one, inside the test process, for many messages and for dialogues that stay open.
 //! - [`Client`], [`Ledger`]: load, and what came of it.
 //! - [`Site`]: processes that die, and the count of what came of it.
@@ -28,6 +29,7 @@
 mod api;
 mod app;
 mod dns;
+mod gate;
 mod judges;
 mod kms;
 mod ledger;
@@ -51,6 +53,7 @@ pub use api::{Answer, Api, Exchange};
 pub use app::{App, AppBuilder, Tenant, binary};
 use dns::find;
 pub use dns::{Named, NamedBuilder};
+pub use gate::Gate;
 pub use judges::{Attachment, Decoded, DkimPy, MailAuthJudge, TxtRecords, our_verdict};
 pub use kms::Kms;
 pub use ledger::{Content, Death, Ledger, Posted, repetitions};

@@ -4,7 +4,7 @@
 //! - [`slots`]: which selectors and targets a claim gets, and which slot the next key goes into.
 //! - [`publisher`]: brings DNS to what the store says, and tells the store so.
 //! - [`reconciler`]: compares all of it, also what is not to be there.
-pub(crate) mod publisher;
+mod publisher;
 mod reconciler;
 pub(crate) mod slots;
 

@@ -9,10 +9,7 @@ use signpost_diagnosis::update::{CHANGES_MAX, NameChange, PUBLISHED_TTL, UpdateE
 use signpost_dkim::record;
 use signpost_store::{SlotRow, SlotShows};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-/// How long a request waits for DNS before it leaves the rest to the passes.
-pub(crate) const AT_ONCE: Duration = Duration::from_secs(3);
 /// Owed rows of one page.
 const PAGE: u32 = 500;
 /// A slot that changes again and again while it is published is left to the next pass.

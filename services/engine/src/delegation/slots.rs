@@ -1,12 +1,16 @@
 //! The slots of a claim: their selectors and targets, and which one the next key goes into.
-use super::publisher;
 use crate::domains::{self, records, states};
 use crate::rows::{DomainRow, KeyRow};
 use crate::{Engine, Error, FieldError, ids};
 use signpost_diagnosis::check::{Expected, Want};
 use signpost_dkim::{Selector, SigningDomain};
 use signpost_store::{SlotRow, SlotShows};
+use std::time::Duration;
 
+/// How long a request that makes or withdraws a key waits for DNS before it leaves the rest to the passes.
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(3);
+/// The same before a check, which has a deadline of its own.
+pub(crate) const BEFORE_A_CHECK: Duration = Duration::from_millis(500);
 /// Slots of a claim, and CNAMEs that its tenant publishes: one signs, one is being replaced, one is free for an emergency.
 const SLOTS: i64 = 3;
 /// Symbols of 5 bits: 130 random bits. Who does not know a target cannot point anything at it.
@@ -68,15 +72,15 @@ impl Engine {
         slots.iter().map(|slot| listed(&name, slot, keys)).collect()
     }
 
-    /// Publishes what is owed for a domain, now and within a few seconds; what fails is done by the passes.
-    pub(crate) async fn publish_domain(&self, tenant: &str, domain_id: &str) {
+    /// Publishes what is owed for a domain, now and within that time; what fails is done by the passes.
+    pub(crate) async fn publish_domain(&self, tenant: &str, domain_id: &str, within: Duration) {
         let Some(delegation) = self.inner.delegation.get() else { return };
         let publishing = async {
             let mut slots = self.inner.store.slots(tenant, domain_id).await?;
             slots.retain(SlotRow::is_owed);
             self.publish(delegation, slots).await
         };
-        match tokio::time::timeout(publisher::AT_ONCE, publishing).await {
+        match tokio::time::timeout(within, publishing).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => tracing::debug!(domain_id, %failure, "its keys are published later"),
             Err(_) => tracing::debug!(domain_id, "the DNS update server is slow: its keys are published later"),

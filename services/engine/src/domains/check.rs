@@ -1,6 +1,7 @@
 //! Check, enable, disable: what DNS says becomes state, by the rules of DESIGN and nowhere else.
 use super::records::Listed;
 use super::{CheckView, CheckedRecord, DELEGATED, DomainView, Purpose, ServerView, states};
+use crate::delegation::slots;
 use crate::{Caller, Engine, Error, FieldError, Scope};
 use serde_json::json;
 use signpost_diagnosis::check::{self, Expected, Finding, Status};
@@ -137,7 +138,7 @@ impl Engine {
     async fn run_check(&self, caller: &Caller, domain: DomainRow) -> Result<CheckView, Error> {
         let id = domain.id.clone();
         if domain.dkim_mode == DELEGATED {
-            self.publish_domain(&domain.tenant_id, &id).await;
+            self.publish_domain(&domain.tenant_id, &id, slots::BEFORE_A_CHECK).await;
         }
         let observation = self.observe(&domain).await?;
         let mut domain = domain;

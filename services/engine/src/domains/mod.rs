@@ -4,6 +4,7 @@ pub(crate) mod records;
 pub(crate) mod states;
 
 use crate::custody::is_remote;
+use crate::delegation::slots;
 use crate::rows::{CheckRow, DomainRow, KeyRow, Page};
 use crate::{Caller, Engine, Error, FieldError, Scope, ids};
 use serde::{Deserialize, Serialize};
@@ -145,15 +146,15 @@ impl Engine {
         let details = json!({"name": row.name, "key": key.id, "selector": key.selector, "algorithm": key.algorithm});
         let audit = self.audit(caller, "domain.created", &row.id, details);
         let inserted = if delegated {
-            let slots = self.new_slots(&row, &key.selector)?;
-            self.inner.store.insert_delegated_domain(&row, &slots, &key, &audit).await
+            let made = self.new_slots(&row, &key.selector)?;
+            self.inner.store.insert_delegated_domain(&row, &made, &key, &audit).await
         } else {
             self.inner.store.insert_domain(&row, &key, &audit).await
         };
         match inserted {
             Ok(()) => {
                 if delegated {
-                    self.publish_domain(&row.tenant_id, &row.id).await;
+                    self.publish_domain(&row.tenant_id, &row.id, slots::AT_ONCE).await;
                 }
                 self.view(row).await
             }
@@ -194,7 +195,7 @@ impl Engine {
             return Err(Error::NotFound("domain"));
         }
         if row.dkim_mode == DELEGATED {
-            self.publish_domain(&row.tenant_id, id).await;
+            self.publish_domain(&row.tenant_id, id, slots::AT_ONCE).await;
         }
         for key in &keys {
             if let Some(Ok(custody)) = CustodyKind::parse(&key.custody).map(|kind| self.custody(kind)) {
@@ -276,7 +277,7 @@ impl Engine {
             return Err(error.into());
         }
         if domain.dkim_mode == DELEGATED {
-            self.publish_domain(&domain.tenant_id, id).await;
+            self.publish_domain(&domain.tenant_id, id, slots::AT_ONCE).await;
         }
         Ok(key)
     }

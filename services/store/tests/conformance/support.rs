@@ -7,8 +7,8 @@ pub(crate) use postgres_server::PostgresServer;
 use serde_json::json;
 use signpost_store::{
     ApiKeyRow, AuditRow, Claim, DomainChange, DomainRow, EventRow, Fence, IdempotencyScope, KeyRow, MessageBody,
-    MessageRow, NewMessage, Outcome, PostgresSettings, RecipientRow, ReleaseChange, SignatureRow, Store, StoreError,
-    StoreSettings, TenantRow,
+    MessageRow, NewMessage, Outcome, PostgresSettings, RecipientRow, ReleaseChange, SignatureRow, SlotRow, Store,
+    StoreError, StoreSettings, TenantRow,
 };
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -173,6 +173,16 @@ pub(crate) async fn domain(store: &Store, tenant: &str, name: &str) -> (DomainRo
     let key = key_row(&row);
     store.insert_domain(&row, &key, &audit(tenant, "domain.created")).await.unwrap();
     (row, key)
+}
+
+/// The first slot of a new delegated domain.
+pub(crate) async fn delegated_domain(store: &Store) -> SlotRow {
+    let ann = tenant(store).await;
+    let row = DomainRow { dkim_mode: "delegated".into(), ..domain_row(&ann, "example.com") };
+    let slot = SlotRow::unused(&row, 0, "sel0", "label.dkim.test");
+    let key = KeyRow { selector: "sel0".into(), ..key_row(&row) };
+    store.insert_delegated_domain(&row, &[slot], &key, &audit(&ann, "domain.created")).await.unwrap();
+    store.slot("label.dkim.test").await.unwrap().unwrap()
 }
 
 /// What a check that proves ownership writes.
