@@ -17,3 +17,4 @@ mod spf;
 mod spf_check;
 mod spf_permerror;
 pub mod suffix;
+pub mod ttl;

@@ -58,6 +58,7 @@ problem_types! {
     ClaimContested      "urn:signpost:problem:claim-contested"        CONFLICT               "Another claim on the name was decided meanwhile"
     DomainExists        "urn:signpost:problem:domain-exists"          CONFLICT               "The domain is registered already"
     TooManyUnproven     "urn:signpost:problem:too-many-unproven-domains" CONFLICT          "Too many domains are not proven"
+    RotationUnderWay    "urn:signpost:problem:rotation-under-way"     CONFLICT               "A rotation is under way"
     Busy                "urn:signpost:problem:busy"                   CONFLICT               "Changed by another request at the same time"
     IdempotencyInFlight "urn:signpost:problem:idempotency-in-flight"  CONFLICT               "The same request is being worked on"
     IdempotencyMismatch "urn:signpost:problem:idempotency-mismatch"   UNPROCESSABLE_ENTITY   "The Idempotency-Key belongs to another request"
@@ -94,6 +95,7 @@ impl ProblemType {
             | Self::Unauthenticated
             | Self::TenantSuspended
             | Self::Timeout
+            | Self::RotationUnderWay
             | Self::Busy
             | Self::IdempotencyInFlight
             | Self::IdempotencyMismatch
@@ -329,6 +331,10 @@ impl From<Error> for Problem {
                      Publish the records of one and check it, or delete one that is not needed; unproven ones expire after {days} days."
                 ),
             ),
+            Error::RotationUnderWay => Self::new(
+                T::RotationUnderWay,
+                "A newer key of this domain is on its way already. Publish its record and check the domain, or revoke that key first.",
+            ),
             Error::Busy => {
                 Self::new(T::Busy, "Another request changed the same thing at the same time. Repeat the call.")
             }
@@ -394,6 +400,7 @@ mod tests {
             (Error::ClaimContested, 409, "claim-contested"),
             (Error::DomainExists, 409, "domain-exists"),
             (Error::TooManyUnproven { domains: 5, days: 7 }, 409, "too-many-unproven-domains"),
+            (Error::RotationUnderWay, 409, "rotation-under-way"),
             (Error::Busy, 409, "busy"),
             (Error::IdempotencyInFlight, 409, "idempotency-in-flight"),
             (Error::IdempotencyMismatch, 422, "idempotency-mismatch"),

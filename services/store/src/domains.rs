@@ -1,8 +1,9 @@
 //! Domains, their DKIM keys, their checks, and who owns a name.
 use crate::audit::insert_audit;
 use crate::db::{json, json_text, page, page_probe};
+use crate::key_life::{key_life, write_life};
 use crate::statement::{Connection, On, Row, sql, sql_in};
-use crate::{AuditRow, EventRow, Page, Store, StoreError};
+use crate::{AuditRow, EventRow, KeyLife, Page, SigningPolicyRow, Store, StoreError};
 
 /// Newest checks of a domain that are kept.
 const CHECKS_KEPT: i64 = 100;
@@ -67,6 +68,8 @@ pub struct KeyRow {
     pub published_read_at: Option<i64>,
     /// When it was last asked, answered or not.
     pub published_tried_at: Option<i64>,
+    /// What its states depend on.
+    pub life: KeyLife,
     /// When.
     pub created_at: i64,
 }
@@ -131,7 +134,7 @@ pub struct Claim {
 }
 
 /// New state of one key; `None` leaves a column alone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct KeyChange {
     /// Key id.
     pub key_id: String,
@@ -141,6 +144,8 @@ pub struct KeyChange {
     pub published: Option<(String, i64)>,
     /// True: drop the sealed octets.
     pub wipe: bool,
+    /// New times, all of them.
+    pub life: Option<KeyLife>,
 }
 
 /// A change of a domain and all that belongs to it, in one transaction.
@@ -156,6 +161,8 @@ pub struct DomainChange {
     pub check: Option<CheckRow>,
     /// A name to take.
     pub claim: Option<Claim>,
+    /// A new policy.
+    pub policy: Option<SigningPolicyRow>,
     /// Events.
     pub events: Vec<EventRow>,
     /// Audit rows.
@@ -394,7 +401,7 @@ async fn insert_domain_row(conn: &mut Connection<'_>, row: &DomainRow) -> Result
     Ok(())
 }
 
-async fn insert_key_row(conn: &mut Connection<'_>, tenant: &str, row: &KeyRow) -> Result<(), StoreError> {
+pub(crate) async fn insert_key_row(conn: &mut Connection<'_>, tenant: &str, row: &KeyRow) -> Result<(), StoreError> {
     sql(
         "INSERT INTO dkim_keys (id, tenant_id, domain_id, domain_name, selector, algorithm, custody, reference, sealed,
                                 public_key, state, published_p, published_read_at, published_tried_at, created_at)
@@ -415,9 +422,9 @@ async fn insert_key_row(conn: &mut Connection<'_>, tenant: &str, row: &KeyRow) -
     .bind(row.published_read_at)
     .bind(row.published_tried_at)
     .bind(row.created_at)
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    Ok(())
+    write_life(conn, tenant, &row.id, &row.life).await
 }
 
 pub(crate) async fn insert_check(
@@ -478,6 +485,7 @@ pub(crate) fn key(row: &Row) -> Result<KeyRow, StoreError> {
         published_p: row.try_get("published_p")?,
         published_read_at: row.try_get("published_read_at")?,
         published_tried_at: row.try_get("published_tried_at")?,
+        life: key_life(row)?,
         created_at: row.try_get("created_at")?,
     })
 }

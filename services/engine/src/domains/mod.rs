@@ -1,6 +1,8 @@
 //! Domains: register, records, check, enable, keys.
 mod check;
+mod key_steps;
 pub(crate) mod records;
+mod rotation;
 pub(crate) mod states;
 
 use crate::custody::is_remote;
@@ -11,7 +13,7 @@ use serde_json::json;
 use signpost_diagnosis::suffix::is_icann_suffix;
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
 use signpost_keys::{CustodyKind, KeyBinding};
-use signpost_store::StoreError;
+use signpost_store::{KeyLife, StoreError};
 
 /// Symbols of 5 bits: 130 random bits.
 const OWNERSHIP_TOKEN_LENGTH: usize = 26;
@@ -186,13 +188,7 @@ impl Engine {
             }
         }
         if keys.iter().any(is_remote) {
-            // At once; what fails, or ends with this process, is done by the passes.
-            let engine = self.clone();
-            tokio::spawn(async move {
-                if let Err(error) = engine.withdraw_keys().await {
-                    tracing::warn!(?error, "keys of a deleted domain are given up later");
-                }
-            });
+            self.withdraw_soon();
         }
         Ok(())
     }
@@ -253,8 +249,14 @@ impl Engine {
             self.admit_further(&domain).await?;
         }
         let key = self.make_key(&domain, &name, algorithm, custody).await?;
-        let details = json!({"domain": domain.name, "selector": key.selector, "algorithm": key.algorithm});
-        let audit = self.audit(caller, "key.created", &key.id, details);
+        let details = json!({
+            "before": null,
+            "after": states::PENDING,
+            "selector": key.selector,
+            "algorithm": key.algorithm,
+            "custody": key.custody,
+        });
+        let audit = self.audit(caller, "key.created", &key.id, details).of_domain(&domain.id);
         if let Err(error) = self.inner.store.insert_key(&caller.tenant_id, &key, &audit).await {
             self.abandon(&key, &error).await;
             return Err(error.into());
@@ -275,7 +277,9 @@ impl Engine {
         };
         let listed = self.listed_records(&row, &keys)?;
         let checked = last_check.as_ref().map_or(&[][..], |check| check.records.as_slice());
-        let records = records::with_statuses(listed, checked);
+        let mut records = records::with_statuses(listed, checked);
+        records::warn_of_retiring(&mut records, &keys);
+        records.extend(records::of_revoked(&row, &keys, self.now_ms())?);
         Ok(DomainView { row, keys, records, last_check })
     }
 
@@ -301,6 +305,7 @@ impl Engine {
         }
         let custody = self.custody(custody)?;
         let made = custody.create(&binding, algorithm).await?;
+        let now = self.now_ms();
         Ok(KeyRow {
             id,
             tenant_id: domain.tenant_id.clone(),
@@ -316,7 +321,8 @@ impl Engine {
             published_p: None,
             published_read_at: None,
             published_tried_at: None,
-            created_at: self.now_ms(),
+            life: KeyLife { state_since: now, ..KeyLife::default() },
+            created_at: now,
         })
     }
 }
