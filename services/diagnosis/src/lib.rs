@@ -18,4 +18,5 @@ mod spf;
 mod spf_check;
 mod spf_permerror;
 pub mod suffix;
+pub mod ttl;
 pub mod update;

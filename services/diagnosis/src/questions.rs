@@ -5,7 +5,7 @@ use crate::dns::{Dns, LookupError, name_text};
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RecordType};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
@@ -16,12 +16,22 @@ pub(crate) struct Questions<'a> {
     limit: usize,
     left: AtomicUsize,
     servers: usize,
+    /// Longest TTL of the TXT and CNAME records that were answered, in seconds.
+    longest_ttl: AtomicU32,
+    /// Whether there were any.
+    answered: AtomicBool,
 }
 
 impl<'a> Questions<'a> {
     /// At most `limit` questions until `until`, for a TXT name at most `servers` servers of a zone.
     pub(crate) fn new(dns: &'a Dns, until: Instant, limit: usize, servers: usize) -> Self {
-        Self { dns, until, limit, left: AtomicUsize::new(limit), servers }
+        let (longest_ttl, answered) = (AtomicU32::new(0), AtomicBool::new(false));
+        Self { dns, until, limit, left: AtomicUsize::new(limit), servers, longest_ttl, answered }
+    }
+
+    /// The longest TTL in seconds of all TXT and CNAME records that authoritative servers answered with so far.
+    pub(crate) fn longest_ttl(&self) -> Option<u32> {
+        self.answered.load(Ordering::Relaxed).then(|| self.longest_ttl.load(Ordering::Relaxed))
     }
 
     pub(crate) fn dns(&self) -> &'a Dns {
@@ -62,7 +72,12 @@ impl<'a> Questions<'a> {
     /// One question to an authoritative server.
     pub(crate) async fn direct(&self, server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, AskError> {
         let _sockets = self.admit(1).await.map_err(AskError::Failed)?;
-        direct::ask(server, name, kind, self.until).await
+        let reply = direct::ask(server, name, kind, self.until).await?;
+        for record in reply.answers.iter().filter(|r| matches!(r.record_type(), RecordType::TXT | RecordType::CNAME)) {
+            self.longest_ttl.fetch_max(record.ttl, Ordering::Relaxed);
+            self.answered.store(true, Ordering::Relaxed);
+        }
+        Ok(reply)
     }
 
     /// NS of the recursive resolver.

@@ -78,6 +78,9 @@ pub enum Error {
         /// From when on one will be, in ms, where that is known.
         free_at: Option<i64>,
     },
+    /// 409: a newer key is on its way already.
+    #[error("a rotation of this domain's key is under way")]
+    RotationUnderWay,
     /// 409: it changed while we worked on it; repeat the call.
     #[error("it was changed by another request at the same time")]
     Busy,

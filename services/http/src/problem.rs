@@ -60,6 +60,7 @@ problem_types! {
     DomainExists        "urn:signpost:problem:domain-exists"          CONFLICT               "The domain is registered already"
     TooManyUnproven     "urn:signpost:problem:too-many-unproven-domains" CONFLICT          "Too many domains are not proven"
     NoFreeSlot          "urn:signpost:problem:no-free-slot"           CONFLICT               "No slot of the domain is free for a new key"
+    RotationUnderWay    "urn:signpost:problem:rotation-under-way"     CONFLICT               "A rotation is under way"
     Busy                "urn:signpost:problem:busy"                   CONFLICT               "Changed by another request at the same time"
     IdempotencyInFlight "urn:signpost:problem:idempotency-in-flight"  CONFLICT               "The same request is being worked on"
     IdempotencyMismatch "urn:signpost:problem:idempotency-mismatch"   UNPROCESSABLE_ENTITY   "The Idempotency-Key belongs to another request"
@@ -97,6 +98,7 @@ impl ProblemType {
             | Self::TenantSuspended
             | Self::Timeout
             | Self::NoFreeSlot
+            | Self::RotationUnderWay
             | Self::Busy
             | Self::IdempotencyInFlight
             | Self::IdempotencyMismatch
@@ -333,6 +335,10 @@ impl From<Error> for Problem {
                 ),
             ),
             Error::NoFreeSlot { free_at } => no_free_slot(free_at),
+            Error::RotationUnderWay => Self::new(
+                T::RotationUnderWay,
+                "A newer key of this domain is on its way already. Publish its record and check the domain, or revoke that key first.",
+            ),
             Error::Busy => {
                 Self::new(T::Busy, "Another request changed the same thing at the same time. Repeat the call.")
             }
@@ -413,6 +419,7 @@ mod tests {
             (Error::TooManyUnproven { domains: 5, days: 7 }, 409, "too-many-unproven-domains"),
             (Error::NoFreeSlot { free_at: None }, 409, "no-free-slot"),
             (Error::NoFreeSlot { free_at: Some(1_700_000_000_000) }, 409, "no-free-slot"),
+            (Error::RotationUnderWay, 409, "rotation-under-way"),
             (Error::Busy, 409, "busy"),
             (Error::IdempotencyInFlight, 409, "idempotency-in-flight"),
             (Error::IdempotencyMismatch, 422, "idempotency-mismatch"),

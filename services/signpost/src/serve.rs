@@ -24,6 +24,9 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// How soon a key of a delegated domain is published or withdrawn where that did not happen at once.
 const DELEGATION_EVERY: Duration = Duration::from_secs(1);
+/// How soon a key whose record appeared, or whose time has come, is noticed.
+const TEND_EVERY: Duration = Duration::from_secs(10);
+const ROTATE_EVERY: Duration = Duration::from_secs(600);
 const WITHDRAW_EVERY: Duration = Duration::from_secs(60);
 /// How soon the right master key is noticed.
 const UNSEAL_EVERY: Duration = Duration::from_secs(2);
@@ -245,10 +248,22 @@ fn start_worker(engine: &Engine, tls: ClientTls, background: &Background, shutdo
         let e = e.clone();
         async move {
             report("unproven domains", e.expire_unproven_domains().await.map(|_| ()));
-            report("revoked keys", e.withdraw_keys().await.map(|_| ()));
+            report("retired and revoked keys", e.withdraw_keys().await.map(|_| ()));
         }
     });
     background.spawn("the withdrawal of keys", withdraw);
+    let e = engine.clone();
+    let tend = every(TEND_EVERY, shutdown.clone(), move || {
+        let e = e.clone();
+        async move { report("states of keys", e.tend_keys().await) }
+    });
+    background.spawn("the states of keys", tend);
+    let e = engine.clone();
+    let rotate = every(ROTATE_EVERY, shutdown.clone(), move || {
+        let e = e.clone();
+        async move { report("rotations by schedule", e.prepare_due_rotations().await) }
+    });
+    background.spawn("the rotations by schedule", rotate);
 }
 
 /// While sealed: offers the file again, so that the right key mends it without a restart. Never makes one.

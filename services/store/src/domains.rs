@@ -2,8 +2,9 @@
 use crate::audit::insert_audit;
 use crate::db::{json, json_text, page, page_probe};
 use crate::delegation::{admit_key, fill_slot};
+use crate::key_life::{key_life, write_life};
 use crate::statement::{Connection, On, Row, sql, sql_in};
-use crate::{AuditRow, EventRow, Page, Store, StoreError};
+use crate::{AuditRow, EventRow, KeyLife, Page, SigningPolicyRow, Store, StoreError};
 
 /// Newest checks of a domain that are kept.
 const CHECKS_KEPT: i64 = 100;
@@ -69,6 +70,8 @@ pub struct KeyRow {
     pub published_read_at: Option<i64>,
     /// When it was last asked, answered or not.
     pub published_tried_at: Option<i64>,
+    /// What its states depend on.
+    pub life: KeyLife,
     /// When.
     pub created_at: i64,
 }
@@ -133,7 +136,7 @@ pub struct Claim {
 }
 
 /// New state of one key; `None` leaves a column alone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct KeyChange {
     /// Key id.
     pub key_id: String,
@@ -143,6 +146,8 @@ pub struct KeyChange {
     pub published: Option<(String, i64)>,
     /// True: drop the sealed octets.
     pub wipe: bool,
+    /// New times, all of them.
+    pub life: Option<KeyLife>,
 }
 
 /// A change of a domain and all that belongs to it, in one transaction.
@@ -158,6 +163,8 @@ pub struct DomainChange {
     pub check: Option<CheckRow>,
     /// A name to take.
     pub claim: Option<Claim>,
+    /// A new policy.
+    pub policy: Option<SigningPolicyRow>,
     /// Events.
     pub events: Vec<EventRow>,
     /// Audit rows.
@@ -420,6 +427,7 @@ pub(crate) async fn insert_key_row(conn: &mut Connection<'_>, tenant: &str, row:
     .bind(row.created_at)
     .execute(&mut *conn)
     .await?;
+    write_life(conn, tenant, &row.id, &row.life).await?;
     fill_slot(conn, row).await
 }
 
@@ -485,6 +493,7 @@ pub(crate) fn key(row: &Row) -> Result<KeyRow, StoreError> {
         published_p: row.try_get("published_p")?,
         published_read_at: row.try_get("published_read_at")?,
         published_tried_at: row.try_get("published_tried_at")?,
+        life: key_life(row)?,
         created_at: row.try_get("created_at")?,
     })
 }

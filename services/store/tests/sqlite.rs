@@ -182,7 +182,16 @@ async fn audit_rows_cannot_be_changed_or_deleted() {
         let error = sqlx::query(statement).execute(&mut conn).await.unwrap_err();
         assert!(error.to_string().contains("append-only"), "{error}");
     }
-    let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM audit").fetch_one(&mut conn).await.unwrap();
+    // REPLACE deletes silently what is in its way.
+    for replace in ["INSERT OR REPLACE", "REPLACE"] {
+        let statement = format!(
+            "{replace} INTO audit SELECT id, tenant_id, 'x', action, object, details, request_id, at, domain_id FROM audit"
+        );
+        let error = sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut conn).await.unwrap_err();
+        assert!(error.to_string().contains("append-only"), "{error}");
+    }
+    let rows: i64 =
+        sqlx::query_scalar("SELECT COUNT(*) FROM audit WHERE actor = 'system'").fetch_one(&mut conn).await.unwrap();
     assert_eq!(rows, 1);
     conn.close().await.unwrap();
 }

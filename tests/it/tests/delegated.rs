@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use signpost_it::{
-    App, AppBuilder, DEADLINE, DkimPy, Domain, Gate, Named, NamedBuilder, Receiver, Tenant, World, required, wait_for,
+    App, AppBuilder, DEADLINE, DkimPy, Domain, Gate, Named, NamedBuilder, PostgresServer, Receiver, Tenant, World, required, wait_for,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -460,4 +460,72 @@ fn a_slot_stays_free_for_an_emergency() {
     assert_eq!(needed.len(), 1);
     assert_eq!(needed[0]["name"], selectors[1].as_str());
     assert_eq!(targets(&now), targets(&domain), "the three CNAMEs stay as they are");
+}
+
+fn key_states(domain: &Value) -> Vec<String> {
+    domain["keys"].as_array().unwrap().iter().map(|key| key["state"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Reads the domain, and does nothing else, until its keys are in these states.
+fn wait_for_states(tenant: &Tenant, domain: &Value, states: &[&str]) -> Value {
+    wait_for(&format!("the keys are {states:?}"), DEADLINE * 2, || {
+        let now = read(tenant, domain);
+        (key_states(&now) == states).then_some(now)
+    })
+}
+
+/// Posts a message, and gives it as it arrived.
+fn arrived(world: &World, domain: &str) -> Vec<u8> {
+    let before = world.receiver.messages().len();
+    let message = json!({"from": format!("ann@{domain}"), "to": ["bob@receiver.test"], "subject": "x", "text": "y"});
+    world.send(&message);
+    world.receiver.wait_for(before + 1).pop().unwrap().octets
+}
+
+fn rotations_and_an_emergency(world: &World) {
+    let mut dkimpy = DkimPy::start();
+    let mut verifies = |mail: &[u8]| dkimpy.verify_with_dns(mail, world.named.address()) == [true];
+    let domain = enabled(&world.tenant, &world.named, "example.test");
+    let first = arrived(world, "example.test");
+    assert!(verifies(&first));
+
+    let rotate = || world.tenant.api.post(&format!("/v1/domains/{}/keys/rotate", id(&domain)), &json!({}));
+    let second_key = rotate().expect(201).json();
+    assert_eq!(second_key["algorithm"], "ed25519", "like the one that it replaces");
+    let rotated = wait_for_states(&world.tenant, &domain, &["retiring", "active"]);
+    assert_eq!(targets(&rotated), targets(&domain), "the tenant has nothing to do");
+    let second = arrived(world, "example.test");
+    as_signer(&rotated, &world.named).assert_signed(&second, &mut DkimPy::start(), &world.named);
+    assert_eq!(signature_selector(&second), second_key["selector"].as_str().unwrap());
+    assert!(verifies(&first), "what the former key signed still verifies");
+    rotate().problem(409, "no-free-slot");
+
+    // The emergency: the key that signs must not be trusted any more.
+    world.tenant.api.post_empty(&format!("/v1/keys/{}/revoke", second_key["id"].as_str().unwrap())).expect(200);
+    wait_for_txt(&world.named, &targets(&domain)[1], "that its key is revoked", |texts| texts == ["v=DKIM1; p="]);
+    assert!(!verifies(&second));
+    assert_eq!(read(&world.tenant, &domain)["signing_reason"], "key_unavailable");
+    rotate().expect(201);
+    let mended = wait_for_states(&world.tenant, &domain, &["retiring", "revoked", "active"]);
+    assert_eq!((&mended["signing"], targets(&mended)), (&json!("enabled"), targets(&domain)));
+    assert!(verifies(&arrived(world, "example.test")));
+    assert!(verifies(&first));
+    let checked = check(&world.tenant, &domain);
+    assert_eq!(checked["verdict"], "pass", "{checked:#}");
+}
+
+fn signature_selector(mail: &[u8]) -> String {
+    signpost_it::signature_fields(mail)[0]["s"].clone()
+}
+
+#[test]
+fn a_rotation_needs_nobody_and_an_emergency_has_its_slot() {
+    rotations_and_an_emergency(&world());
+}
+
+#[test]
+fn a_rotation_needs_nobody_on_postgresql() {
+    let server = PostgresServer::start();
+    let database = server.database();
+    rotations_and_an_emergency(&world_of(World::zones(), |app, _| app.env("SIGNPOST_DATABASE_URL", database.as_str())));
 }

@@ -1,6 +1,8 @@
 //! Domains: register, records, check, enable, keys.
 mod check;
+mod key_steps;
 pub(crate) mod records;
+mod rotation;
 pub(crate) mod states;
 
 use crate::custody::is_remote;
@@ -12,7 +14,7 @@ use serde_json::json;
 use signpost_diagnosis::suffix::is_icann_suffix;
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
 use signpost_keys::{CustodyKind, KeyBinding, Random};
-use signpost_store::StoreError;
+use signpost_store::{KeyLife, StoreError};
 
 /// Symbols of 5 bits: 130 random bits.
 const OWNERSHIP_TOKEN_LENGTH: usize = 26;
@@ -203,13 +205,7 @@ impl Engine {
             }
         }
         if keys.iter().any(is_remote) {
-            // At once; what fails, or ends with this process, is done by the passes.
-            let engine = self.clone();
-            tokio::spawn(async move {
-                if let Err(error) = engine.withdraw_keys().await {
-                    tracing::warn!(?error, "keys of a deleted domain are given up later");
-                }
-            });
+            self.withdraw_soon();
         }
         Ok(())
     }
@@ -270,8 +266,14 @@ impl Engine {
             self.admit_further(&domain).await?;
         }
         let key = self.make_key(&domain, &name, algorithm, custody).await?;
-        let details = json!({"domain": domain.name, "selector": key.selector, "algorithm": key.algorithm});
-        let audit = self.audit(caller, "key.created", &key.id, details);
+        let details = json!({
+            "before": null,
+            "after": states::PENDING,
+            "selector": key.selector,
+            "algorithm": key.algorithm,
+            "custody": key.custody,
+        });
+        let audit = self.audit(caller, "key.created", &key.id, details).of_domain(&domain.id);
         if let Err(error) = self.inner.store.insert_key(&caller.tenant_id, &key, &audit).await {
             self.abandon(&key, &error).await;
             return Err(error.into());
@@ -295,7 +297,11 @@ impl Engine {
         };
         let listed = self.listed_records(&row, &keys).await?;
         let checked = last_check.as_ref().map_or(&[][..], |check| check.records.as_slice());
-        let records = records::with_statuses(listed, checked);
+        let mut records = records::with_statuses(listed, checked);
+        if row.dkim_mode != DELEGATED {
+            records::warn_of_retiring(&mut records, &keys);
+            records.extend(records::of_revoked(&row, &keys, self.now_ms())?);
+        }
         Ok(DomainView { row, keys, records, last_check })
     }
 
@@ -325,6 +331,7 @@ impl Engine {
         }
         let custody = self.custody(custody)?;
         let made = custody.create(&binding, algorithm).await?;
+        let now = self.now_ms();
         Ok(KeyRow {
             id,
             tenant_id: domain.tenant_id.clone(),
@@ -340,7 +347,8 @@ impl Engine {
             published_p: None,
             published_read_at: None,
             published_tried_at: None,
-            created_at: self.now_ms(),
+            life: KeyLife { state_since: now, ..KeyLife::default() },
+            created_at: now,
         })
     }
 }

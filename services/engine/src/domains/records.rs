@@ -12,6 +12,9 @@ use std::net::IpAddr;
 /// TTL of the zone form, seconds: short enough that a mistake is soon mended.
 const ZONE_TTL: u32 = 3600;
 
+/// What to publish for a key that must not be trusted any more.
+const REVOKED_RECORD: &str = "v=DKIM1; p=";
+
 /// A record and what a check must find for it.
 pub(super) struct Listed {
     pub(super) view: RecordView,
@@ -152,6 +155,40 @@ pub(super) fn with_statuses(listed: Vec<Listed>, checked: &[CheckedRecord]) -> V
             view
         })
         .collect()
+}
+
+/// A revoked key's record is listed for so long after the revocation.
+const REVOKED_LISTED_MS: i64 = 90 * 24 * 3600 * 1000;
+
+/// RFC 6376 3.6.1: an empty p= says that the key is revoked. Only for keys whose record was seen in DNS.
+pub(super) fn of_revoked(domain: &DomainRow, keys: &[KeyRow], now: i64) -> Result<Vec<RecordView>, Error> {
+    let name = stored_domain(&domain.name)?;
+    let listed = keys.iter().filter(|key| {
+        let was_seen = key.life.first_seen_at.is_some() || key.published_p.as_deref().is_some_and(|p| !p.is_empty());
+        key.state == states::REVOKED && was_seen && key.life.state_since + REVOKED_LISTED_MS > now
+    });
+    Ok(listed
+        .map(|key| {
+            let record_name = format!("{}._domainkey.{name}", key.selector);
+            let mut view = view(&name, Purpose::Dkim, record_name, REVOKED_RECORD.into(), false);
+            view.warnings = vec!["This key was revoked: publish this in place of its record.".into()];
+            view
+        })
+        .collect())
+}
+
+/// Says until when the record of a key that was replaced must stay.
+pub(super) fn warn_of_retiring(records: &mut [RecordView], keys: &[KeyRow]) {
+    for key in keys.iter().filter(|key| key.state == states::RETIRING) {
+        let Some(at) = key.life.safe_to_remove_at else { continue };
+        let owner = format!("{}._domainkey.{}", key.selector, key.domain_name);
+        if let Some(record) = records.iter_mut().find(|record| record.name == owner) {
+            let until = crate::messages::raw::date_field(at);
+            record.warnings.push(format!(
+                "Another key signs now. Keep this record until {until}: mail signed by its key is on its way."
+            ));
+        }
+    }
 }
 
 /// Master-file form (RFC 1035 5.1), absolute names, one record a line. Advice that is in place already is left out.

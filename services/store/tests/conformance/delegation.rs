@@ -35,7 +35,7 @@ async fn further(store: &Store, row: &DomainRow, selector: &str, at: i64) -> Res
 
 async fn change_state(store: &Store, row: &DomainRow, key: &KeyRow, state: &str) {
     let version = store.domain(&row.tenant_id, &row.id).await.unwrap().unwrap().version;
-    let changed = KeyChange { key_id: key.id.clone(), state: Some(state.into()), published: None, wipe: false };
+    let changed = KeyChange { key_id: key.id.clone(), state: Some(state.into()), ..KeyChange::default() };
     let change = DomainChange { keys: vec![changed], ..DomainChange::default() };
     store.change_domain(&row.tenant_id, &row.id, version, &change).await.unwrap();
 }
