@@ -1,5 +1,6 @@
 //! Domains: register, records, check, enable, keys.
 mod check;
+mod proof;
 pub(crate) mod records;
 pub(crate) mod states;
 
