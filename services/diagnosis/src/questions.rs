@@ -1,7 +1,8 @@
 //! What one check may ask: until when, how many questions, of how many servers. DNS is the tenant's: without these bounds a zone
 //! could make us ask thousands of questions and open as many sockets.
-use crate::direct::{self, AskError};
-use crate::dns::{Dns, LookupError, name_text};
+use crate::direct::{self, AskError, Manner};
+use crate::dns::{Dns, LookupError, is_servfail, name_text};
+use crate::recursive;
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RecordType};
 use std::net::{IpAddr, SocketAddr};
@@ -80,16 +81,43 @@ impl<'a> Questions<'a> {
         Ok(reply)
     }
 
+    /// One question to a recursive resolver.
+    pub(crate) async fn resolver(
+        &self,
+        resolver: SocketAddr,
+        name: &Name,
+        kind: RecordType,
+        manner: Manner,
+    ) -> Result<Message, AskError> {
+        let _sockets = self.admit(1).await.map_err(AskError::Failed)?;
+        direct::ask_resolver(resolver, name, kind, manner, self.until).await
+    }
+
     /// NS of the recursive resolver.
+    ///
+    /// Here and for addresses: what does not validate is taken all the same, or a zone with broken DNSSEC could not be looked at. It
+    /// proves nothing by that: a record that is right there is `dnssec_bogus`.
     pub(crate) async fn name_servers(&self, zone: &Name) -> Result<Vec<Name>, LookupError> {
-        let _sockets = self.admit(1).await.map_err(LookupError::Temporary)?;
-        in_time(timeout_at(self.until, self.dns.name_servers(zone)).await)
+        let found = {
+            let _sockets = self.admit(1).await.map_err(LookupError::Temporary)?;
+            in_time(timeout_at(self.until, self.dns.name_servers(zone)).await)
+        };
+        match found {
+            Err(error) if is_servfail(&error) => recursive::unchecked_name_servers(self, zone).await.ok_or(error),
+            found => found,
+        }
     }
 
     /// A and AAAA of the recursive resolver.
     pub(crate) async fn addresses(&self, host: &Name) -> Result<Vec<IpAddr>, LookupError> {
-        let _sockets = self.admit(2).await.map_err(LookupError::Temporary)?;
-        in_time(timeout_at(self.until, self.dns.addresses(&name_text(host))).await)
+        let found = {
+            let _sockets = self.admit(2).await.map_err(LookupError::Temporary)?;
+            in_time(timeout_at(self.until, self.dns.addresses(&name_text(host))).await)
+        };
+        match found {
+            Err(error) if is_servfail(&error) => recursive::unchecked_addresses(self, host).await.ok_or(error),
+            found => found,
+        }
     }
 }
 

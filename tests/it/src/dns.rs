@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ pub struct NamedBuilder {
     zones: BTreeMap<String, String>,
     addresses: Vec<String>,
     transfers: bool,
+    negative_ttl: Option<u32>,
 }
 
 /// A running BIND, changed through nsupdate. Dropped: killed.
@@ -49,6 +50,21 @@ impl NamedBuilder {
     pub fn transfers(mut self) -> Self {
         self.transfers = true;
         self
+    }
+
+    /// So many seconds resolvers keep that a name does not exist (RFC 2308 5); 1 unless said.
+    pub fn negative_ttl(mut self, seconds: u32) -> Self {
+        self.negative_ttl = Some(seconds);
+        self
+    }
+
+    /// Starts it as one more server, on the port of the first one and at that other loopback address, which must be an `address` of
+    /// both. BIND listens only at addresses of interfaces, so a forwarder stands there in front of it.
+    pub fn start_beside(self, first: &Named, address: &str) -> Named {
+        let named = self.start();
+        let from = SocketAddr::new(address.parse().unwrap(), first.address().port());
+        forward(from, named.address());
+        named
     }
 
     /// Starts it and waits until it answers.
@@ -101,10 +117,12 @@ impl NamedBuilder {
         for (name, lines) in &zones {
             let _ = writeln!(
                 config,
-                "zone \"{name}\" {{ type primary; file \"{name}.zone\"; allow-update {{ key \"{TSIG_NAME}\"; }}; }};"
+                "zone \"{name}\" {{ type primary; file \"{name}.zone\"; check-names ignore; allow-update {{ key \"{TSIG_NAME}\"; }}; }};"
             );
             let own = self.delegation("@").replace(".@", "");
-            let zone = format!("$TTL 1\n@ IN SOA ns1 hostmaster ( 1 60 60 600 1 )\n{own}{lines}\n");
+            let (ttl, negative) = (1, self.negative_ttl.unwrap_or(1));
+            let soa = format!("@ {negative} IN SOA ns1 hostmaster ( 1 60 60 600 {negative} )");
+            let zone = format!("$TTL {ttl}\n{soa}\n{own}{lines}\n");
             std::fs::write(folder.join(format!("{name}.zone")), zone).unwrap();
         }
         std::fs::write(folder.join("named.conf"), config).unwrap();
@@ -222,6 +240,94 @@ impl Named {
             .lines()
             .map(|line| line.trim_matches('"').replace("\" \"", "").replace("\\\"", "\"").replace("\\;", ";"))
             .collect()
+    }
+}
+
+/// Passes UDP and TCP on, for as long as the test's process lives.
+fn forward(from: SocketAddr, to: SocketAddr) {
+    let udp = UdpSocket::bind(from).unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok((length, peer)) = udp.recv_from(&mut buffer) {
+            let (udp, question) = (udp.try_clone().unwrap(), buffer[..length].to_vec());
+            std::thread::spawn(move || {
+                let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
+                upstream.set_read_timeout(Some(DEADLINE)).unwrap();
+                upstream.send_to(&question, to).unwrap();
+                let mut reply = [0; 4096];
+                // A server that the test has ended says nothing any more.
+                if let Ok(length) = upstream.recv(&mut reply) {
+                    udp.send_to(&reply[..length], peer).unwrap();
+                }
+            });
+        }
+    });
+    let tcp = TcpListener::bind(from).unwrap();
+    std::thread::spawn(move || {
+        for client in tcp.incoming().map_while(Result::ok) {
+            let Ok(server) = TcpStream::connect(to) else { continue };
+            for (mut one, mut other) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
+                std::thread::spawn(move || std::io::copy(&mut one, &mut other));
+            }
+        }
+    });
+}
+
+/// A recursive resolver (unbound) of everything below `test`, with a cache, asking one BIND. Dropped: killed.
+pub struct Unbound {
+    _process: Process,
+    _folder: TempDir,
+    port: Port,
+}
+
+impl Unbound {
+    /// Validates what lies below the anchors, each a DNSKEY or DS record in zone-file form.
+    pub fn start(authority: &Named, anchors: &[&str]) -> Self {
+        let program = find("unbound", "unbound");
+        let port = Port::reserve();
+        let folder = tempfile::Builder::new().prefix("signpost-unbound-").tempdir().unwrap();
+        let anchors: String = anchors.iter().fold(String::new(), |mut out, anchor| {
+            let _ = writeln!(out, " trust-anchor: \"{anchor}\"");
+            out
+        });
+        let config = format!(
+            "server:\n interface: 127.0.0.1@{number}\n port: {number}\n do-daemonize: no\n use-syslog: no\n logfile: \"\"\n verbosity: 1\n \
+             chroot: \"\"\n username: \"\"\n pidfile: \"\"\n directory: \"{folder}\"\n do-ip6: no\n do-not-query-localhost: no\n \
+             module-config: \"validator iterator\"\n local-zone: \"test.\" transparent\n cache-max-negative-ttl: 86400\n{anchors}\
+             remote-control:\n control-enable: no\n\
+             forward-zone:\n name: \"test.\"\n forward-addr: 127.0.0.1@{authority}\n",
+            number = port.number(),
+            folder = folder.path().display(),
+            authority = authority.port.number()
+        );
+        let (log, file) = (folder.path().join("log"), folder.path().join("unbound.conf"));
+        std::fs::write(&file, config).unwrap();
+        give_to_nobody(folder.path());
+        let mut process = Process::start("unbound", &program, &log, |command| {
+            command.arg("-dd").arg("-c").arg(&file);
+            hand_over(command);
+        });
+        wait_for("unbound runs", DEADLINE, || {
+            process.assert_running();
+            process.output().contains("start of service").then_some(())
+        });
+        Self { _process: process, _folder: folder, port }
+    }
+
+    /// Where it answers.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port.number()))
+    }
+
+    /// Asks for TXT as anybody would; gives the response code, such as NXDOMAIN.
+    pub fn ask_txt(&self, name: &str) -> String {
+        let output = Command::new(find("dig", "dnsutils"))
+            .args(["@127.0.0.1", "-p", &self.port.number().to_string(), name, "TXT"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let status = text.split("status: ").nth(1).and_then(|rest| rest.split(',').next());
+        status.unwrap_or_else(|| panic!("dig: {text}")).to_owned()
     }
 }
 

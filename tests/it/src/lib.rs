@@ -4,6 +4,7 @@
 //! test, also when the test is killed. Trouble fails the test that met it, with what to do in the text.
 //!
 //! - [`Named`]: authoritative DNS, changed at run time.
+//! - [`Unbound`]: a recursive resolver with a cache, which validates.
 //! - [`Receiver`]: an SMTP server that records, and behaves as the recipient's local part says.
 //! - [`Postfix`]: one that verifies, through rspamd.
 //! - [`Meddler`]: stands between two and changes what they say, or not.
@@ -52,7 +53,7 @@ mod world;
 pub use api::{Answer, Api, Exchange};
 pub use app::{App, AppBuilder, Tenant, binary};
 use dns::find;
-pub use dns::{Named, NamedBuilder};
+pub use dns::{Named, NamedBuilder, Unbound};
 pub use gate::Gate;
 pub use judges::{Attachment, Decoded, DkimPy, MailAuthJudge, TxtRecords, our_verdict};
 pub use kms::Kms;

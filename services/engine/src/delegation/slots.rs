@@ -101,7 +101,7 @@ fn listed(domain: &SigningDomain, slot: &SlotRow, keys: &[KeyRow]) -> Result<Lis
                 .to_owned(),
         );
     }
-    let want = Want::Delegated { target: slot.target.clone(), key: key.map(records::stored_public_key).transpose()? };
+    let want = Want::DkimAlias { target: slot.target.clone(), key: key.map(records::stored_public_key).transpose()? };
     Ok(ListedSlot {
         expected: Expected { name: name.clone(), want },
         name,

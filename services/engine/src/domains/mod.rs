@@ -1,6 +1,7 @@
 //! Domains: register, records, check, enable, keys.
 mod check;
 mod key_steps;
+mod proof;
 pub(crate) mod records;
 mod rotation;
 pub(crate) mod states;
