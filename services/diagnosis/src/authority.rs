@@ -9,6 +9,7 @@ use crate::suffix::organizational_domain;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
+use psl::Psl;
 use signpost_dkim::SigningDomain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -76,6 +77,8 @@ pub(crate) struct Reply {
     pub(crate) outcome: Outcome,
     /// Names that the CNAMEs led to, in order; empty without CNAME.
     pub(crate) aliases: Vec<Name>,
+    /// Who answered, and the apex of the zone that it answered from.
+    pub(crate) origin: Option<(SocketAddr, Name)>,
 }
 
 /// All replies for one name.
@@ -101,9 +104,13 @@ pub(crate) async fn locate_domain(questions: &Questions<'_>, domain: &SigningDom
     locate(questions, top, below).await
 }
 
-/// The zone of a name outside the tenant's zone, such as the target of a CNAME: from its parent on, so that the resolver is not asked for it.
+/// The zone of a name outside the tenant's zone, such as the target of a CNAME: from its organizational domain on, so that the resolver
+/// is asked neither for it nor for a name above it that may not exist yet (RFC 8020: what is below such a name does not exist either).
 pub(crate) async fn locate_target(questions: &Questions<'_>, target: &Name) -> Result<Zone, String> {
-    locate(questions, target.base_name(), Vec::new()).await
+    let registrable = psl::List
+        .domain(name_text(target).as_bytes())
+        .and_then(|domain| fqdn(std::str::from_utf8(domain.as_bytes()).ok()?));
+    locate(questions, registrable.unwrap_or_else(|| target.base_name()), Vec::new()).await
 }
 
 /// Asks the resolver for NS at `start`, then at each parent. The `fallback` names are asked only if there was no answer for `start`.
@@ -216,7 +223,7 @@ fn follow(walk: Walk<'_>) -> BoxFuture<'_, Replies> {
         let mut replies = Replies::default();
         replies.warnings.extend(walk.zone.warnings.iter().cloned());
         for (server, reason) in &walk.zone.failed {
-            replies.push(server.clone(), Outcome::Failed(reason.clone()), &walk.aliases);
+            replies.failed(server.clone(), reason.clone(), &walk.aliases);
         }
         // where fewer are asked than there are, they are spread, since the addresses of one host stand together
         let step = walk.zone.servers.len().div_ceil(walk.questions.servers()).max(1);
@@ -226,14 +233,15 @@ fn follow(walk: Walk<'_>) -> BoxFuture<'_, Replies> {
         let mut targets: BTreeMap<Vec<Name>, String> = BTreeMap::new();
         for (server, answer) in servers.into_iter().zip(answers) {
             match answer.map(|message| read(&message, &walk)) {
-                Ok(Step::Done(outcome, aliases)) => replies.push(server.label.clone(), outcome, &aliases),
+                Ok(Step::Done(outcome, aliases)) => {
+                    let origin = Some((server.address, walk.zone.apex.clone()));
+                    replies.add(Reply { server: server.label.clone(), outcome, aliases, origin });
+                }
                 Ok(Step::Referral { apex, hosts }) => referrals.entry(apex).or_default().extend(hosts),
                 Ok(Step::Alias(aliases)) => {
                     targets.entry(aliases).or_insert_with(|| server.label.clone());
                 }
-                Err(AskError::Failed(reason)) => {
-                    replies.push(server.label.clone(), Outcome::Failed(reason), &walk.aliases)
-                }
+                Err(AskError::Failed(reason)) => replies.failed(server.label.clone(), reason, &walk.aliases),
                 Err(AskError::NoRoute) => {
                     replies.warnings.insert(format!(
                         "{} was not asked: this host has no route for its address family.",
@@ -271,7 +279,7 @@ async fn descend(walk: &Walk<'_>, next: Zone, name: Name, aliases: Vec<Name>) ->
     if walk.hops >= HOPS_MAX {
         let mut replies = Replies::default();
         let reason = format!("more than {HOPS_MAX} referrals and aliases had to be followed");
-        replies.push(next.apex_text(), Outcome::Failed(reason), &aliases);
+        replies.failed(next.apex_text(), reason, &aliases);
         return replies;
     }
     follow(Walk { questions: walk.questions, zone: next, name, aliases, hops: walk.hops + 1 }).await
@@ -286,19 +294,15 @@ async fn chase(walk: &Walk<'_>, aliases: Vec<Name>, server: String) -> Replies {
         Ok(next) => descend(walk, next, target, aliases).await,
         Err(reason) => {
             let mut replies = Replies::default();
-            replies.push(
-                server,
-                Outcome::Failed(format!("its CNAME leads to {}: {reason}", name_text(&target))),
-                &aliases,
-            );
+            replies.failed(server, format!("its CNAME leads to {}: {reason}", name_text(&target)), &aliases);
             replies
         }
     }
 }
 
 impl Replies {
-    fn push(&mut self, server: String, outcome: Outcome, aliases: &[Name]) {
-        self.add(Reply { server, outcome, aliases: aliases.to_vec() });
+    fn failed(&mut self, server: String, reason: String, aliases: &[Name]) {
+        self.add(Reply { server, outcome: Outcome::Failed(reason), aliases: aliases.to_vec(), origin: None });
     }
 
     fn add(&mut self, reply: Reply) {
@@ -342,10 +346,12 @@ fn read_chain(message: &Message, walk: &Walk<'_>) -> Step {
         let here = |kind: RecordType| {
             message.answers.iter().filter(move |r| r.record_type() == kind).filter(|r| r.name == name)
         };
-        let texts: Vec<String> = here(RecordType::TXT)
+        let mut texts: Vec<String> = here(RecordType::TXT)
             .filter_map(|r| if let RData::TXT(txt) = &r.data { Some(join_strings(txt)) } else { None })
             .collect();
         if !texts.is_empty() {
+            // servers deal them out in changing order
+            texts.sort();
             return Step::Done(Outcome::Texts(texts), aliases);
         }
         let target = here(RecordType::CNAME)

@@ -1,14 +1,19 @@
-//! The check: ask every authoritative server for each record and say exactly what is wrong.
+//! The check: ask every authoritative server for each record, then a recursive resolver, and say exactly what is wrong.
+use crate::alias;
 use crate::authority::{self, Outcome, Replies, Reply, SERVERS_MAX, Zone};
 use crate::bounds::bounded;
+use crate::combine::{Judged, combine, shown};
+use crate::confirm;
 use crate::dns::{Dns, LookupError, fqdn, name_text};
 use crate::judge::{self, Verdict};
 use crate::misplaced;
 use crate::questions::Questions;
+use crate::recursive::{self, Told, Word};
 use crate::spf_check::SpfCheck;
 use crate::suffix::organizational_domain;
+use crate::wildcard;
 use futures_util::future::join_all;
-use hickory_proto::rr::Name;
+use hickory_proto::rr::{Name, RData, RecordType};
 use signpost_dkim::{SigningDomain, record, record::PublicKey};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,90 +27,11 @@ const PROBES_MAX: usize = 200;
 const PROBED_SERVERS: usize = 4;
 /// Questions for one key before sending.
 const KEY_QUESTIONS_MAX: usize = 100;
-/// Warnings of one verdict.
-const VERDICT_WARNINGS: usize = 20;
-/// Servers that an explanation names where they do not agree.
-const NAMED_SERVERS: usize = 12;
 
 /// Kept back from the deadline, so that what was answered until then is still judged.
 const JUDGING_TIME: Duration = Duration::from_millis(200);
 
-/// Status of one record (DESIGN: Record.status). `Unchecked` is not a result of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Status {
-    /// Right on at least one server, wrong on none.
-    Ok,
-    /// Nothing at the name.
-    Missing,
-    /// Well-formed, but another value or another key.
-    Mismatch,
-    /// Not parseable.
-    Malformed,
-    /// More than one record at the name.
-    Duplicate,
-    /// The beginning of the right value.
-    Truncated,
-    /// Found at another name.
-    Misplaced,
-    /// p= is empty.
-    Revoked,
-    /// h=, k= or s= forbid our use.
-    Unusable,
-    /// No authoritative server answered.
-    Unreachable,
-}
-
-impl Status {
-    const ALL: [Self; 10] = [
-        Self::Ok,
-        Self::Missing,
-        Self::Mismatch,
-        Self::Malformed,
-        Self::Duplicate,
-        Self::Truncated,
-        Self::Misplaced,
-        Self::Revoked,
-        Self::Unusable,
-        Self::Unreachable,
-    ];
-
-    /// As in JSON: `ok`, `missing`, ...
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Missing => "missing",
-            Self::Mismatch => "mismatch",
-            Self::Malformed => "malformed",
-            Self::Duplicate => "duplicate",
-            Self::Truncated => "truncated",
-            Self::Misplaced => "misplaced",
-            Self::Revoked => "revoked",
-            Self::Unusable => "unusable",
-            Self::Unreachable => "unreachable",
-        }
-    }
-
-    /// The reverse of `as_str`.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.as_str() == text)
-    }
-
-    /// Where servers disagree the highest is the overall status: what was published wrongly goes before what is not there yet.
-    fn weight(self) -> u8 {
-        match self {
-            Self::Unreachable => 0,
-            Self::Ok => 1,
-            Self::Missing => 2,
-            Self::Misplaced => 3,
-            Self::Truncated => 4,
-            Self::Malformed => 5,
-            Self::Mismatch => 6,
-            Self::Unusable => 7,
-            Self::Duplicate => 8,
-            Self::Revoked => 9,
-        }
-    }
-}
+pub use crate::status::Status;
 
 /// What must be found.
 #[derive(Debug, Clone)]
@@ -119,6 +45,13 @@ pub enum Want {
     DkimKey {
         /// The key that signs.
         key: PublicKey,
+    },
+    /// A CNAME that leads straight to `target`, a name of the operator's zone, and there, if one is to be there, this key.
+    DkimAlias {
+        /// In lower case, without trailing dot.
+        target: String,
+        /// `None`: only the CNAME is judged.
+        key: Option<PublicKey>,
     },
     /// An SPF record that authorizes all of these addresses (evaluated, not compared).
     Spf {
@@ -138,7 +71,7 @@ pub struct Expected {
     pub want: Want,
 }
 
-/// One server's answer.
+/// One server's answer; the last one is a resolver's where one was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerAnswer {
     /// Server name and address, for people.
@@ -165,7 +98,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn unreachable(explanation: String) -> Self {
+    pub(crate) fn unreachable(explanation: String) -> Self {
         Self {
             status: Status::Unreachable,
             warnings: Vec::new(),
@@ -177,7 +110,8 @@ impl Finding {
     }
 }
 
-/// Asks all authoritative servers of the zone of each name, within `deadline`. Never fails: trouble is a status.
+/// Asks all authoritative servers of the zone of each name and, about what is right there, a recursive resolver, within `deadline`.
+/// Never fails: trouble is a status.
 pub async fn check(dns: &Dns, domain: &SigningDomain, expected: &[Expected], deadline: Duration) -> Vec<Finding> {
     let until = Instant::now() + deadline;
     let answers_until = Instant::now() + deadline.saturating_sub(JUDGING_TIME);
@@ -247,8 +181,15 @@ fn usable_key(texts: &[String]) -> Option<String> {
     }
 }
 
-fn unreachable_text(name: &str, reason: &str) -> String {
+pub(crate) fn unreachable_text(name: &str, reason: &str) -> String {
     format!("Nothing is known about {name}: {reason} This says nothing about the record; check again later.")
+}
+
+/// The content of a reply: equal ones get equal verdicts.
+type Said<'a> = (&'a Outcome, &'a [Name]);
+
+fn said(reply: &Reply) -> Said<'_> {
+    (&reply.outcome, &reply.aliases)
 }
 
 struct Check<'a> {
@@ -267,30 +208,129 @@ impl Check<'_> {
             );
             return Finding::unreachable(reason);
         };
-        let finding = self.at(&owner, &expected.want).await;
-        if finding.status != Status::Missing {
+        let want = &expected.want;
+        let finding = self.at(&owner, want).await;
+        let is_absent = match finding.status {
+            Status::Missing | Status::Wildcard => true,
+            Status::CnameBroken => matches!(want, Want::Dmarc),
+            Status::Ok
+            | Status::Mismatch
+            | Status::Malformed
+            | Status::Duplicate
+            | Status::Truncated
+            | Status::Misplaced
+            | Status::Revoked
+            | Status::Unusable
+            | Status::Lagging
+            | Status::DnssecBogus
+            | Status::Unreachable => false,
+        };
+        if !is_absent {
             return finding;
         }
-        if let (Want::Dmarc, Some(inherited)) = (&expected.want, self.inherited_dmarc(&owner).await) {
+        if let (Want::Dmarc, Some(inherited)) = (want, self.inherited_dmarc(&owner).await) {
             return inherited;
         }
-        self.misplaced(&expected.name, &expected.want, finding).await
+        self.misplaced(&expected.name, want, finding).await
     }
 
     /// The finding for one name.
     async fn at(&self, owner: &Name, want: &Want) -> Finding {
         let replies = self.ask(self.questions, owner).await;
+        let verdicts = self.verdicts(owner, want, &replies).await;
+        let serials = self.serials(&replies, &verdicts).await;
+        let judged: Vec<Judged<'_>> = replies
+            .list
+            .iter()
+            .zip(&verdicts)
+            .zip(serials)
+            .map(|((reply, verdict), serial)| Judged { reply, verdict, serial })
+            .collect();
+        let mut finding = combine(&name_text(owner), &replies.warnings, &judged);
+        if finding.status == Status::Ok {
+            self.confirm(owner, want, &judged, &mut finding).await;
+        }
+        finding
+    }
+
+    /// One verdict for each reply.
+    async fn verdicts(&self, owner: &Name, want: &Want, replies: &Replies) -> Vec<Verdict> {
         let name = name_text(owner);
-        let mut judged: BTreeMap<&Outcome, Verdict> = BTreeMap::new();
+        let mut judged: BTreeMap<Said<'_>, Verdict> = BTreeMap::new();
         for reply in &replies.list {
-            if !judged.contains_key(&reply.outcome) {
-                let verdict = self.verdict(&name, want, &reply.outcome).await;
-                judged.insert(&reply.outcome, verdict);
+            if !judged.contains_key(&said(reply)) {
+                judged.insert(said(reply), self.verdict(&name, want, reply).await);
             }
         }
-        let verdicts: Vec<(&Reply, &Verdict)> =
-            replies.list.iter().filter_map(|reply| Some((reply, judged.get(&reply.outcome)?))).collect();
-        combine(&name, &replies, &verdicts)
+        self.expose_wildcards(owner, want, &mut judged).await;
+        let unjudged = || Verdict::new(Status::Unreachable, "its reply was not judged");
+        replies.list.iter().map(|reply| judged.get(&said(reply)).cloned().unwrap_or_else(unjudged)).collect()
+    }
+
+    /// RFC 4592: what a name beside this one gets too stands at neither. (An SPF record of a wildcard is one of the name all the same.)
+    async fn expose_wildcards(&self, owner: &Name, want: &Want, judged: &mut BTreeMap<Said<'_>, Verdict>) {
+        let suspects = |(outcome, aliases): &Said<'_>, verdict: &Verdict| {
+            let holds_data = matches!(outcome, Outcome::Texts(_)) || !aliases.is_empty();
+            holds_data && !matches!(verdict.status, Status::Ok | Status::Unreachable)
+        };
+        if matches!(want, Want::Spf { .. }) || !judged.iter().any(|(said, verdict)| suspects(said, verdict)) {
+            return;
+        }
+        let Some((sibling, replies)) = self.beside(owner).await else { return };
+        for (one, verdict) in judged.iter_mut().filter(|(one, verdict)| suspects(one, verdict)) {
+            if replies.list.iter().any(|reply| said(reply) == *one) {
+                *verdict = wildcard::verdict(&name_text(owner), &sibling);
+            }
+        }
+    }
+
+    /// What a name beside this one gets, which nobody publishes.
+    async fn beside(&self, owner: &Name) -> Option<(Name, Replies)> {
+        let sibling = wildcard::sibling(owner).filter(|sibling| self.zone.holds(sibling))?;
+        let replies = self.ask(self.probes, &sibling).await;
+        Some((sibling, replies))
+    }
+
+    /// Where servers disagree, the serial of the zone that each answered from (RFC 1035 3.3.13); else `None` for all.
+    async fn serials(&self, replies: &Replies, verdicts: &[Verdict]) -> Vec<Option<u32>> {
+        let has =
+            |right: bool| verdicts.iter().any(|v| v.status != Status::Unreachable && (v.status == Status::Ok) == right);
+        if !has(true) || !has(false) {
+            return vec![None; replies.list.len()];
+        }
+        join_all(replies.list.iter().map(|reply| async {
+            let (server, apex) = reply.origin.as_ref()?;
+            let answer = self.questions.direct(*server, apex, RecordType::SOA).await.ok()?;
+            answer.answers.iter().find_map(|record| match &record.data {
+                RData::SOA(soa) => Some(soa.serial),
+                _ => None,
+            })
+        }))
+        .await
+    }
+
+    /// The authoritative servers are right: what does a resolver say, and is the record the name's own?
+    async fn confirm(&self, owner: &Name, want: &Want, judged: &[Judged<'_>], finding: &mut Finding) {
+        let name = name_text(owner);
+        let own = async {
+            match want {
+                Want::DkimKey { .. } | Want::DkimAlias { .. } => self.beside(owner).await,
+                Want::Ownership { .. } | Want::Spf { .. } | Want::Dmarc => None,
+            }
+        };
+        let (told, beside) = tokio::join!(recursive::txt(self.questions, owner), own);
+        let right = |reply: &Reply| judged.iter().any(|one| one.is_right() && said(one.reply) == said(reply));
+        if beside.is_some_and(|(_, replies)| replies.list.iter().any(&right)) {
+            finding.warnings.push(wildcard::warning(&name));
+        }
+        let verdict = match &told {
+            Ok(Told { word: Word::Answer { reply, .. }, .. }) if right(reply) => {
+                Some(Verdict::new(Status::Ok, "As the authoritative servers."))
+            }
+            Ok(Told { word: Word::Answer { reply, .. }, .. }) => Some(self.verdict(&name, want, reply).await),
+            Ok(Told { word: Word::Bogus, .. }) | Err(_) => None,
+        };
+        confirm::add(&name, finding, told, verdict);
     }
 
     /// The authoritative answers for a name, from the tenant's zone or, for a name outside of it, from the zone where it lives.
@@ -304,24 +344,22 @@ impl Check<'_> {
         }
     }
 
-    async fn verdict(&self, name: &str, want: &Want, outcome: &Outcome) -> Verdict {
-        let texts: &[String] = match outcome {
-            Outcome::Texts(texts) => texts,
-            Outcome::Nothing => &[],
-            Outcome::BrokenAlias(reason) => {
-                return Verdict::new(
-                    Status::Missing,
-                    format!("No record can be reached from {name}: {reason}. Correct the CNAME."),
-                );
-            }
-            Outcome::Failed(reason) => return Verdict::new(Status::Unreachable, reason.clone()),
+    async fn verdict(&self, name: &str, want: &Want, reply: &Reply) -> Verdict {
+        let texts: &[String] = match (&reply.outcome, want) {
+            // of a CNAME that is wanted the way counts, too
+            (_, Want::DkimAlias { .. }) | (Outcome::Nothing, _) => &[],
+            (Outcome::Texts(texts), _) => texts,
+            (Outcome::BrokenAlias(reason), _) => return alias::broken(name, reason),
+            (Outcome::Failed(reason), _) => return Verdict::new(Status::Unreachable, reason.clone()),
         };
-        match want {
+        let verdict = match want {
             Want::Ownership { value } => judge::ownership(name, value, texts),
             Want::DkimKey { key } => judge::dkim(name, key, texts),
+            Want::DkimAlias { target, key } => return alias::delegated(name, target, key.as_ref(), reply),
             Want::Dmarc => judge::dmarc(name, texts),
             Want::Spf { egress } => SpfCheck { questions: self.questions }.verdict(name, egress, texts).await,
-        }
+        };
+        alias::through(name, want, &self.zone.apex_text(), reply, verdict)
     }
 
     /// RFC 7489 6.6.3: without a record at the domain itself the organizational domain's applies.
@@ -339,7 +377,13 @@ impl Check<'_> {
     /// Looks for the record at the names where people put it by mistake.
     async fn misplaced(&self, name: &str, want: &Want, missing: Finding) -> Finding {
         let candidates = misplaced::candidates(name, want, self.domain, &self.zone.apex_text());
-        let texts = join_all(candidates.iter().map(|candidate| self.ours_at(&candidate.name, want))).await;
+        // what a wildcard gives at every name was put at none of them
+        let everywhere = match missing.status {
+            Status::Wildcard => missing.found.as_slice(),
+            _ => &[],
+        };
+        let elsewhere = candidates.iter().map(|candidate| self.ours_at(&candidate.name, want, everywhere));
+        let texts = join_all(elsewhere).await;
         let found = candidates.iter().zip(texts).find_map(|(candidate, texts)| Some((candidate, texts?)));
         let Some((candidate, texts)) = found else { return missing };
         Finding {
@@ -354,127 +398,11 @@ impl Check<'_> {
     }
 
     /// The records at a name of this zone, if they are what was wanted or nearly.
-    async fn ours_at(&self, name: &str, want: &Want) -> Option<Vec<String>> {
+    async fn ours_at(&self, name: &str, want: &Want, everywhere: &[String]) -> Option<Vec<String>> {
         let owner = fqdn(name).filter(|owner| self.zone.holds(owner))?;
         self.ask(self.probes, &owner).await.list.into_iter().find_map(|reply| match reply.outcome {
-            Outcome::Texts(texts) if misplaced::is_ours(want, &texts) => Some(texts),
+            Outcome::Texts(texts) if misplaced::is_ours(want, &texts) && shown(&texts) != everywhere => Some(texts),
             Outcome::Texts(_) | Outcome::Nothing | Outcome::BrokenAlias(_) | Outcome::Failed(_) => None,
         })
-    }
-}
-
-/// DESIGN: ok if at least one server is right and none wrong; else the worst wrong one; unreachable only if none answered.
-fn combine(name: &str, replies: &Replies, verdicts: &[(&Reply, &Verdict)]) -> Finding {
-    let servers = verdicts
-        .iter()
-        .map(|(reply, verdict)| ServerAnswer { server: reply.server.clone(), status: verdict.status })
-        .collect();
-    let mut warnings: Vec<String> = replies.warnings.iter().cloned().collect();
-    for (reply, verdict) in verdicts {
-        if verdict.status == Status::Unreachable {
-            push_new(&mut warnings, format!("{}: {}.", reply.server, verdict.explanation));
-        }
-        for warning in verdict.warnings.iter().take(VERDICT_WARNINGS) {
-            push_new(&mut warnings, warning.clone());
-        }
-    }
-    let answered: Vec<&(&Reply, &Verdict)> =
-        verdicts.iter().filter(|(_, verdict)| verdict.status != Status::Unreachable).collect();
-    let Some((reply, worst)) = answered.iter().max_by_key(|(_, verdict)| verdict.status.weight()) else {
-        let explanation = unreachable_text(name, &no_answer_text(&warnings));
-        return Finding { warnings, servers, ..Finding::unreachable(explanation) };
-    };
-    let mut explanation = worst.explanation.clone();
-    if !reply.aliases.is_empty() {
-        let chain: Vec<String> = reply.aliases.iter().map(name_text).collect();
-        explanation.push_str(&format!(" ({name} is a CNAME to {}.)", chain.join(", then ")));
-    }
-    if answered.iter().any(|(_, verdict)| verdict.status != worst.status) {
-        let said: Vec<String> = answered
-            .iter()
-            .take(NAMED_SERVERS)
-            .map(|(reply, verdict)| format!("{} says {}", reply.server, verdict.status.as_str()))
-            .collect();
-        explanation = format!("The servers do not agree: {}. {explanation}", said.join(", "));
-    }
-    let mut found = Vec::new();
-    for (reply, _) in &answered {
-        if let Outcome::Texts(texts) = &reply.outcome {
-            shown(texts).into_iter().for_each(|text| push_new(&mut found, text));
-        }
-    }
-    Finding { status: worst.status, warnings, found, servers, explanation, publish: worst.publish.clone() }
-}
-
-fn no_answer_text(warnings: &[String]) -> String {
-    if warnings.is_empty() {
-        "no authoritative server was found.".to_owned()
-    } else {
-        format!("no authoritative server answered. {}", warnings.join(" "))
-    }
-}
-
-fn push_new(list: &mut Vec<String>, text: String) {
-    if !list.contains(&text) {
-        list.push(text);
-    }
-}
-
-/// What may be shown of a record.
-fn shown(texts: &[String]) -> Vec<String> {
-    texts
-        .iter()
-        .map(|text| {
-            if judge::holds_private_key(text) {
-                "(a record with a private key, not repeated here)".to_owned()
-            } else {
-                text.clone()
-            }
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statuses_have_names_and_distinct_weights() {
-        for status in Status::ALL {
-            assert_eq!(Status::parse(status.as_str()), Some(status));
-        }
-        let mut weights: Vec<u8> = Status::ALL.into_iter().map(Status::weight).collect();
-        weights.sort_unstable();
-        weights.dedup();
-        assert_eq!(weights.len(), Status::ALL.len());
-        assert_eq!(Status::parse("unchecked"), None);
-    }
-
-    #[test]
-    fn the_worst_wrong_server_decides_and_silent_ones_are_warnings() {
-        let reply = |server: &str, outcome: Outcome| Reply { server: server.to_owned(), outcome, aliases: Vec::new() };
-        let list = vec![
-            reply("ns1 (192.0.2.1)", Outcome::Texts(vec!["right".to_owned()])),
-            reply("ns2 (192.0.2.2)", Outcome::Nothing),
-            reply("ns3 (192.0.2.3)", Outcome::Failed("no answer in time".to_owned())),
-        ];
-        let replies = Replies { list, ..Replies::default() };
-        let verdicts = [
-            Verdict::new(Status::Ok, "Fine."),
-            Verdict::new(Status::Missing, "Nothing there."),
-            Verdict::new(Status::Unreachable, "no answer in time"),
-        ];
-        let finding = combine("x.example.com", &replies, &replies.list.iter().zip(&verdicts).collect::<Vec<_>>());
-        assert_eq!(finding.status, Status::Missing);
-        assert!(
-            finding.explanation.contains("ns1 (192.0.2.1) says ok, ns2 (192.0.2.2) says missing"),
-            "{}",
-            finding.explanation
-        );
-        assert_eq!(finding.warnings, ["ns3 (192.0.2.3): no answer in time."]);
-        assert_eq!(finding.found, ["right"]);
-        let silent = combine("x.example.com", &replies, &[(&replies.list[2], &verdicts[2])]);
-        assert_eq!(silent.status, Status::Unreachable);
-        assert!(silent.explanation.contains("no answer in time"));
     }
 }

@@ -1,4 +1,4 @@
-//! One question to one authoritative server: UDP with EDNS, TCP where the answer is truncated (RFC 1035 4.2, RFC 6891, RFC 7766).
+//! One question to one server, authoritative or recursive: UDP with EDNS, TCP where the answer is truncated (RFC 1035 4.2, RFC 6891, RFC 7766).
 use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use std::io;
@@ -42,31 +42,66 @@ impl AskError {
     }
 }
 
-/// Asks without recursion. A reply of any response code is `Ok`, the caller judges it.
+/// How a question is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Of an authoritative server: without recursion.
+    Authority,
+    /// Of a recursive resolver, as everybody asks it.
+    Resolver,
+    /// Of a recursive resolver that shall not validate: CD=1 (RFC 4035 3.2.2).
+    Unchecked,
+}
+
+/// What is asked of a server, and how.
+#[derive(Clone, Copy)]
+struct Ask<'a> {
+    name: &'a Name,
+    kind: RecordType,
+    manner: Manner,
+}
+
+/// Asks an authoritative server, without recursion. A reply of any response code is `Ok`, the caller judges it.
 pub(crate) async fn ask(
     server: SocketAddr,
     name: &Name,
     kind: RecordType,
     until: Instant,
 ) -> Result<Message, AskError> {
-    let reply = ask_udp(server, name, kind, true, until).await?;
+    ask_in(server, Ask { name, kind, manner: Manner::Authority }, until).await
+}
+
+/// Asks a recursive resolver, with or without validation. A reply of any response code is `Ok`, the caller judges it.
+pub(crate) async fn ask_resolver(
+    resolver: SocketAddr,
+    name: &Name,
+    kind: RecordType,
+    manner: Manner,
+    until: Instant,
+) -> Result<Message, AskError> {
+    ask_in(resolver, Ask { name, kind, manner }, until).await
+}
+
+async fn ask_in(server: SocketAddr, ask: Ask<'_>, until: Instant) -> Result<Message, AskError> {
+    let reply = ask_udp(server, ask, true, until).await?;
     // RFC 6891 7: a server that does not know EDNS says FORMERR or NOTIMP.
     let reply = match reply.metadata.response_code {
-        ResponseCode::FormErr | ResponseCode::NotImp => ask_udp(server, name, kind, false, until).await?,
+        ResponseCode::FormErr | ResponseCode::NotImp => ask_udp(server, ask, false, until).await?,
         _ => reply,
     };
     if reply.metadata.truncation {
         // RFC 7766 5: what was cut is never used.
-        return ask_tcp(server, name, kind, until).await;
+        return ask_tcp(server, ask, until).await;
     }
     Ok(reply)
 }
 
 /// A question with a random id (hickory takes it from a cryptographic generator).
-fn question(name: &Name, kind: RecordType, edns: bool) -> Message {
+fn question(ask: Ask<'_>, edns: bool) -> Message {
     let mut message = Message::query();
-    message.metadata.recursion_desired = false;
-    message.add_query(Query::query(name.clone(), kind));
+    message.metadata.recursion_desired = ask.manner != Manner::Authority;
+    message.metadata.checking_disabled = ask.manner == Manner::Unchecked;
+    message.add_query(Query::query(ask.name.clone(), ask.kind));
     if edns {
         let mut offer = Edns::new();
         offer.set_max_payload(EDNS_PAYLOAD);
@@ -93,17 +128,11 @@ fn is_header_only_error(reply: &Message) -> bool {
     reply.metadata.response_code != ResponseCode::NoError && reply.metadata.response_code != ResponseCode::NXDomain
 }
 
-async fn ask_udp(
-    server: SocketAddr,
-    name: &Name,
-    kind: RecordType,
-    edns: bool,
-    until: Instant,
-) -> Result<Message, AskError> {
+async fn ask_udp(server: SocketAddr, ask: Ask<'_>, edns: bool, until: Instant) -> Result<Message, AskError> {
     let mut last = AskError::silent();
     for _ in 0..UDP_ATTEMPTS {
         let attempt_until = until.min(Instant::now() + UDP_TIMEOUT);
-        match timeout_at(attempt_until, udp_exchange(server, &question(name, kind, edns))).await {
+        match timeout_at(attempt_until, udp_exchange(server, &question(ask, edns))).await {
             Ok(Ok(reply)) => return Ok(reply),
             Ok(Err(AskError::NoRoute)) => return Err(AskError::NoRoute),
             Ok(Err(error)) => last = error,
@@ -132,9 +161,9 @@ async fn udp_exchange(server: SocketAddr, question: &Message) -> Result<Message,
     }
 }
 
-async fn ask_tcp(server: SocketAddr, name: &Name, kind: RecordType, until: Instant) -> Result<Message, AskError> {
+async fn ask_tcp(server: SocketAddr, ask: Ask<'_>, until: Instant) -> Result<Message, AskError> {
     let until = until.min(Instant::now() + TCP_TIMEOUT);
-    match timeout_at(until, tcp_exchange(server, &question(name, kind, true))).await {
+    match timeout_at(until, tcp_exchange(server, &question(ask, true))).await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(AskError::NoRoute)) => Err(AskError::NoRoute),
         Ok(Err(AskError::Failed(reason))) => {
@@ -167,7 +196,8 @@ mod tests {
 
     #[test]
     fn only_a_reply_with_our_id_and_question_counts() {
-        let asked = question(&fqdn("s1._domainkey.example.test").unwrap(), RecordType::TXT, true);
+        let name = fqdn("s1._domainkey.example.test").unwrap();
+        let asked = question(Ask { name: &name, kind: RecordType::TXT, manner: Manner::Authority }, true);
         let reply = |change: &dyn Fn(&mut Message)| {
             let mut reply = Message::response(asked.metadata.id, asked.metadata.op_code);
             reply.queries = asked.queries.clone();
@@ -184,5 +214,15 @@ mod tests {
             r.metadata.response_code = ResponseCode::Refused;
         }));
         assert!(matching_reply(&[0, 1, 2], &asked).is_none());
+    }
+    #[test]
+    fn only_resolvers_are_asked_for_recursion_and_only_for_a_proof_without_validation() {
+        let name = fqdn("s1._domainkey.example.test").unwrap();
+        for (manner, recursion, checking_disabled) in
+            [(Manner::Authority, false, false), (Manner::Resolver, true, false), (Manner::Unchecked, true, true)]
+        {
+            let asked = question(Ask { name: &name, kind: RecordType::TXT, manner }, true).metadata;
+            assert_eq!((asked.recursion_desired, asked.checking_disabled), (recursion, checking_disabled));
+        }
     }
 }

@@ -2,7 +2,7 @@
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RData, RecordType, rdata::TXT};
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{NameServerConfig, ProtocolConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
@@ -59,6 +59,8 @@ pub struct MxHost {
 #[derive(Clone)]
 pub struct Dns {
     resolver: TokioResolver,
+    /// The same ones, to be asked one by one.
+    resolvers: Arc<[SocketAddr]>,
     authority_port: u16,
     guard: crate::guard::Guard,
     /// Sockets that checks may have open at once, in the whole process: file descriptors are finite.
@@ -78,6 +80,7 @@ impl Dns {
         } else {
             settings.resolvers.iter().map(|address| name_server(*address)).collect()
         };
+        let resolvers = servers.iter().filter_map(plain_address).collect();
         let config = ResolverConfig::from_parts(None, Vec::new(), servers);
         let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
             .with_options(options())
@@ -85,6 +88,7 @@ impl Dns {
             .map_err(|error| LookupError::Temporary(format!("the resolver cannot be set up: {error}")))?;
         Ok(Self {
             resolver,
+            resolvers,
             authority_port: settings.authority_port,
             guard: settings.guard,
             sockets: Arc::new(Semaphore::new(CHECK_SOCKETS)),
@@ -148,6 +152,11 @@ impl Dns {
         self.authority_port
     }
 
+    /// The recursive resolvers, the preferred one first. They are the operator's, so no guard judges them.
+    pub(crate) fn resolvers(&self) -> &[SocketAddr] {
+        &self.resolvers
+    }
+
     /// The judge of addresses that DNS names.
     pub(crate) fn guard(&self) -> &crate::guard::Guard {
         &self.guard
@@ -176,6 +185,12 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
         connection.port = address.port();
     }
     server
+}
+
+/// Where a resolver answers over UDP and, on the same port, TCP.
+fn plain_address(server: &NameServerConfig) -> Option<SocketAddr> {
+    let udp = server.connections.iter().find(|connection| matches!(connection.protocol, ProtocolConfig::Udp))?;
+    Some(SocketAddr::new(server.ip, udp.port))
 }
 
 fn options() -> ResolverOpts {
@@ -217,6 +232,14 @@ fn collect<T>(lookup: &Lookup, pick: impl Fn(&RData) -> Option<T>) -> Vec<T> {
 
 fn some_or_no_data<T>(found: Vec<T>) -> Result<Vec<T>, LookupError> {
     if found.is_empty() { Err(LookupError::NoData) } else { Ok(found) }
+}
+
+/// True for SERVFAIL, which is also what a validating resolver says of what does not validate (RFC 4035 5.5).
+pub(crate) fn is_servfail(error: &LookupError) -> bool {
+    match error {
+        LookupError::Temporary(reason) => *reason == ResponseCode::ServFail.to_string(),
+        LookupError::NoName | LookupError::NoData => false,
+    }
 }
 
 /// RFC 2308 2: NXDOMAIN and NODATA are answers; everything else says nothing about the name.

@@ -136,7 +136,8 @@ fn dkim_single(name: &str, key: &PublicKey, text: &str) -> Verdict {
     };
     if found.key == *key {
         return Verdict::new(Status::Ok, format!("The record at {name} holds the key that signs."))
-            .warn(found.warnings);
+            .warn(found.warnings)
+            .warn(spelling_warning(text));
     }
     Verdict::new(
         Status::Mismatch,
@@ -148,12 +149,24 @@ fn dkim_single(name: &str, key: &PublicKey, text: &str) -> Verdict {
     .warn(found.warnings)
 }
 
+fn spelling_warning(text: &str) -> Vec<String> {
+    let clauses = record::spelling(text);
+    if clauses.is_empty() {
+        return Vec::new();
+    }
+    let clauses = clauses.join("; ");
+    vec![format!("the record is written otherwise than shown, which does no harm: {clauses}")]
+}
+
 fn kind_text(key: &PublicKey) -> String {
     match key.kind() {
         SignatureAlgorithm::RsaSha256 => format!("an RSA key of {} bits", key.bits()),
         SignatureAlgorithm::Ed25519Sha256 => "an Ed25519 key".to_owned(),
     }
 }
+
+/// Characters of p= that are shown where two keys part.
+const EXCERPT: usize = 12;
 
 /// Where two keys part.
 fn difference(found: &PublicKey, wanted: &PublicKey) -> String {
@@ -162,7 +175,20 @@ fn difference(found: &PublicKey, wanted: &PublicKey) -> String {
     }
     let (theirs, ours) = (found.to_p(), wanted.to_p());
     let same = theirs.bytes().zip(ours.bytes()).take_while(|(a, b)| a == b).count();
-    format!("p= differs from character {} on (found {} characters, expected {})", same + 1, theirs.len(), ours.len())
+    let there = |p: &str| p.get(same..(same + EXCERPT).min(p.len())).unwrap_or_default().to_owned();
+    let case = if theirs.eq_ignore_ascii_case(&ours) {
+        ", only in upper and lower case: something on the way changed it"
+    } else {
+        ""
+    };
+    format!(
+        "p= differs from character {} on{case} (found `{}...`, {} characters in all; expected `{}...`, {})",
+        same + 1,
+        there(&theirs),
+        theirs.len(),
+        there(&ours),
+        ours.len()
+    )
 }
 
 fn dkim_fault(name: &str, key: &PublicKey, text: &str, fault: &RecordFault) -> Verdict {
@@ -196,9 +222,13 @@ fn dkim_fault(name: &str, key: &PublicKey, text: &str, fault: &RecordFault) -> V
         );
     }
     let hint = match fault {
-        RecordFault::NotAKeyRecord(_) => {
-            " If no such record was published, the answer may come from a wildcard (`*`) record."
+        RecordFault::Malformed(_)
+            if squeezed(text).to_ascii_lowercase().contains(&ours.to_ascii_lowercase())
+                && !squeezed(text).contains(&ours) =>
+        {
+            " The letters of p= are right but for upper and lower case, which counts in base64: something on the way changed it."
         }
+        RecordFault::NotAKeyRecord(_) => " If no such record was published here, look for the one that was.",
         RecordFault::Revoked => {
             " Publish the value shown, or use another selector if the key was withdrawn on purpose."
         }

@@ -1,8 +1,11 @@
 //! DNS: the check of what a tenant published, with explanations; SPF and DMARC evaluation and alignment.
+mod alias;
 mod alignment;
 mod authority;
 mod bounds;
 pub mod check;
+mod combine;
+mod confirm;
 mod direct;
 mod discovery;
 mod dmarc;
@@ -12,8 +15,13 @@ pub mod guard;
 mod judge;
 mod misplaced;
 mod questions;
+mod recursive;
 mod results;
 mod spf;
 mod spf_check;
 mod spf_permerror;
+mod status;
 pub mod suffix;
+pub mod ttl;
+pub mod update;
+mod wildcard;

@@ -33,7 +33,9 @@ pub(crate) fn candidates(name: &str, want: &Want, domain: &SigningDomain, apex: 
         // For DMARC that is the name of the organizational domain's own record.
         add(format!("{relative}.{apex}"), format!("it lacks the subdomain; the host field must be `{}`", host(apex)));
     }
-    if let Some(selector) = relative.strip_suffix("._domainkey").filter(|_| matches!(want, Want::DkimKey { .. })) {
+    if let Some(selector) =
+        relative.strip_suffix("._domainkey").filter(|_| matches!(want, Want::DkimKey { .. } | Want::DkimAlias { .. }))
+    {
         let must = format!("the host field must be `{}`", host(apex));
         add(format!("{selector}.{domain}"), format!("it lacks `_domainkey`; {must}"));
         add(format!("{relative}._domainkey.{domain}"), format!("it has `_domainkey` twice; {must}"));
@@ -51,7 +53,8 @@ pub(crate) fn candidates(name: &str, want: &Want, domain: &SigningDomain, apex: 
 pub(crate) fn is_ours(want: &Want, texts: &[String]) -> bool {
     match want {
         Want::Ownership { value } => judge::is_our_token(value, texts),
-        Want::DkimKey { key } => judge::is_our_key(key, texts),
+        Want::DkimKey { key } | Want::DkimAlias { key: Some(key), .. } => judge::is_our_key(key, texts),
+        Want::DkimAlias { key: None, .. } => false,
         Want::Spf { .. } => texts.iter().any(|text| spf::is_spf(text)),
         Want::Dmarc => texts.iter().any(|text| dmarc::is_dmarc(text)),
     }

@@ -1,11 +1,12 @@
 //! What one check may ask: until when, how many questions, of how many servers. DNS is the tenant's: without these bounds a zone
 //! could make us ask thousands of questions and open as many sockets.
-use crate::direct::{self, AskError};
-use crate::dns::{Dns, LookupError, name_text};
+use crate::direct::{self, AskError, Manner};
+use crate::dns::{Dns, LookupError, is_servfail, name_text};
+use crate::recursive;
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RecordType};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
@@ -16,12 +17,22 @@ pub(crate) struct Questions<'a> {
     limit: usize,
     left: AtomicUsize,
     servers: usize,
+    /// Longest TTL of the TXT and CNAME records that were answered, in seconds.
+    longest_ttl: AtomicU32,
+    /// Whether there were any.
+    answered: AtomicBool,
 }
 
 impl<'a> Questions<'a> {
     /// At most `limit` questions until `until`, for a TXT name at most `servers` servers of a zone.
     pub(crate) fn new(dns: &'a Dns, until: Instant, limit: usize, servers: usize) -> Self {
-        Self { dns, until, limit, left: AtomicUsize::new(limit), servers }
+        let (longest_ttl, answered) = (AtomicU32::new(0), AtomicBool::new(false));
+        Self { dns, until, limit, left: AtomicUsize::new(limit), servers, longest_ttl, answered }
+    }
+
+    /// The longest TTL in seconds of all TXT and CNAME records that authoritative servers answered with so far.
+    pub(crate) fn longest_ttl(&self) -> Option<u32> {
+        self.answered.load(Ordering::Relaxed).then(|| self.longest_ttl.load(Ordering::Relaxed))
     }
 
     pub(crate) fn dns(&self) -> &'a Dns {
@@ -62,19 +73,51 @@ impl<'a> Questions<'a> {
     /// One question to an authoritative server.
     pub(crate) async fn direct(&self, server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, AskError> {
         let _sockets = self.admit(1).await.map_err(AskError::Failed)?;
-        direct::ask(server, name, kind, self.until).await
+        let reply = direct::ask(server, name, kind, self.until).await?;
+        for record in reply.answers.iter().filter(|r| matches!(r.record_type(), RecordType::TXT | RecordType::CNAME)) {
+            self.longest_ttl.fetch_max(record.ttl, Ordering::Relaxed);
+            self.answered.store(true, Ordering::Relaxed);
+        }
+        Ok(reply)
+    }
+
+    /// One question to a recursive resolver.
+    pub(crate) async fn resolver(
+        &self,
+        resolver: SocketAddr,
+        name: &Name,
+        kind: RecordType,
+        manner: Manner,
+    ) -> Result<Message, AskError> {
+        let _sockets = self.admit(1).await.map_err(AskError::Failed)?;
+        direct::ask_resolver(resolver, name, kind, manner, self.until).await
     }
 
     /// NS of the recursive resolver.
+    ///
+    /// Here and for addresses: what does not validate is taken all the same, or a zone with broken DNSSEC could not be looked at. It
+    /// proves nothing by that: a record that is right there is `dnssec_bogus`.
     pub(crate) async fn name_servers(&self, zone: &Name) -> Result<Vec<Name>, LookupError> {
-        let _sockets = self.admit(1).await.map_err(LookupError::Temporary)?;
-        in_time(timeout_at(self.until, self.dns.name_servers(zone)).await)
+        let found = {
+            let _sockets = self.admit(1).await.map_err(LookupError::Temporary)?;
+            in_time(timeout_at(self.until, self.dns.name_servers(zone)).await)
+        };
+        match found {
+            Err(error) if is_servfail(&error) => recursive::unchecked_name_servers(self, zone).await.ok_or(error),
+            found => found,
+        }
     }
 
     /// A and AAAA of the recursive resolver.
     pub(crate) async fn addresses(&self, host: &Name) -> Result<Vec<IpAddr>, LookupError> {
-        let _sockets = self.admit(2).await.map_err(LookupError::Temporary)?;
-        in_time(timeout_at(self.until, self.dns.addresses(&name_text(host))).await)
+        let found = {
+            let _sockets = self.admit(2).await.map_err(LookupError::Temporary)?;
+            in_time(timeout_at(self.until, self.dns.addresses(&name_text(host))).await)
+        };
+        match found {
+            Err(error) if is_servfail(&error) => recursive::unchecked_addresses(self, host).await.ok_or(error),
+            found => found,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod record;
 pub mod sign;
 
 mod signature;
+mod spelling;
 mod tags;
 pub mod verify;
 mod white_space;

@@ -2,6 +2,7 @@
 use crate::names::SignatureAlgorithm;
 pub use crate::public_key::PublicKey;
 use crate::public_key::private_key_published;
+pub use crate::spelling::spelling;
 use crate::tags::{self, TagError, TagList, colon_list};
 
 /// Octets of one character-string (RFC 1035 3.3).
@@ -115,24 +116,31 @@ pub fn parse(text: &str) -> Result<KeyRecord, RecordFault> {
 enum Artifact {
     Quote,
     Backslash,
+    NotAscii,
 }
+
+/// Quote characters of keyboards and word processors.
+const QUOTES: [char; 7] = ['"', '\'', '\u{201c}', '\u{201d}', '\u{201e}', '\u{2018}', '\u{2019}'];
 
 impl Artifact {
     /// Looks outside n=, where both characters are allowed (RFC 6376 3.6.1, 2.11).
     fn find(text: &str) -> Option<Self> {
         let tags = || text.split(';').filter(|tag| !tag.trim_start_matches([' ', '\t', '"']).starts_with("n="));
-        match (tags().any(|t| t.contains('"')), tags().any(|t| t.contains('\\'))) {
-            (true, _) => Some(Self::Quote),
-            (false, true) => Some(Self::Backslash),
-            (false, false) => None,
-        }
+        let found = |artifact: Self, is: &dyn Fn(char) -> bool| tags().any(|tag| tag.contains(is)).then_some(artifact);
+        found(Self::Quote, &|c| QUOTES.contains(&c))
+            .or_else(|| found(Self::Backslash, &|c| c == '\\'))
+            .or_else(|| found(Self::NotAscii, &|c| !c.is_ascii()))
     }
 
     /// Names the artifact, and what the record would be without it.
     fn fault(self, text: &str) -> RecordFault {
         let what = match self {
             Self::Quote => {
-                "the value contains literal quote characters (\"): DNS itself adds the quotes that tools show, so remove them"
+                "the value contains literal quote characters (such as \"): DNS itself adds the quotes that tools show, so remove them"
+            }
+            Self::NotAscii => {
+                "the value contains a character outside of ASCII, such as the no-break space that web pages and word processors use: \
+                 type the blanks and signs anew, or copy the value from here"
             }
             Self::Backslash => "the value contains a literal backslash (\\), often before a semicolon: remove it",
         };
@@ -151,9 +159,10 @@ impl Artifact {
     }
 }
 
-/// The value without literal quotes and backslashes, strings joined: what was probably meant. `None` if that changes nothing.
+/// The value without literal quotes and backslashes, other signs made blanks, strings joined: what was probably meant. `None` if that changes nothing.
 pub fn normalized(text: &str) -> Option<String> {
-    let joined = text.replace("\\\"", "\"").replace("\" \"", "").replace(['"', '\\'], "");
+    let joined = text.replace("\\\"", "\"").replace("\" \"", "").replace('\\', "").replace(QUOTES, "");
+    let joined = joined.replace(|c: char| !c.is_ascii(), " ");
     (joined != text && !joined.is_empty()).then_some(joined)
 }
 
@@ -183,7 +192,7 @@ fn looks_like_key_record(text: &str) -> bool {
 }
 
 fn parse_strict(text: &str) -> Result<KeyRecord, RecordFault> {
-    let list = TagList::parse(text).map_err(|e| syntax_fault(&e))?;
+    let list = TagList::parse(text).map_err(|e| syntax_fault(text, &e))?;
     check_version(&list)?;
     let p = list.get("p").ok_or_else(|| missing_p(&list))?;
     if p.is_empty() {
@@ -206,7 +215,11 @@ fn parse_strict(text: &str) -> Result<KeyRecord, RecordFault> {
     })
 }
 
-fn syntax_fault(error: &TagError) -> RecordFault {
+fn syntax_fault(text: &str, error: &TagError) -> RecordFault {
+    if text.find("v=DKIM1").is_some_and(|at| at > 0 && !tags::trim(&text[..at]).is_empty() && !text[..at].contains(';'))
+    {
+        return RecordFault::Malformed("other text stands before v=DKIM1; publish the value alone".to_owned());
+    }
     RecordFault::Malformed(format!(
         "the record is not a list of name=value separated by semicolons (RFC 6376 3.2): {error}"
     ))
@@ -215,6 +228,9 @@ fn syntax_fault(error: &TagError) -> RecordFault {
 /// RFC 6376 3.6.1 v=: optional; if present it is first and exactly DKIM1.
 fn check_version(list: &TagList<'_>) -> Result<(), RecordFault> {
     let Some(version) = list.get("v") else { return Ok(()) };
+    if version.starts_with("DKIM1") && holds_further_tag(version) {
+        return Err(semicolon_missing());
+    }
     if version != "DKIM1" {
         return Err(RecordFault::Malformed("v= must be exactly DKIM1, in capitals (RFC 6376 3.6.1)".to_owned()));
     }
@@ -228,12 +244,27 @@ fn check_version(list: &TagList<'_>) -> Result<(), RecordFault> {
 
 /// RFC 6376 3.2: tag names are case-sensitive.
 fn missing_p(list: &TagList<'_>) -> RecordFault {
-    match list.iter().any(|tag| tag.name == "P") {
-        true => RecordFault::Malformed(
+    if list.iter().any(|tag| tag.name == "P") {
+        return RecordFault::Malformed(
             "there is no p= tag: tag names and values are case-sensitive (RFC 6376 3.2), write v=, k= and p= in small letters".to_owned(),
-        ),
+        );
+    }
+    match list.iter().any(|tag| tag.name != "n" && holds_further_tag(tag.value)) {
+        true => semicolon_missing(),
         false => RecordFault::Malformed("there is no p= tag; publish the whole record".to_owned()),
     }
+}
+
+/// True where the value of a tag runs on into another tag.
+fn holds_further_tag(value: &str) -> bool {
+    let mut words = value.split([' ', '\t', ',', '\r', '\n']).skip(1);
+    words.any(|word| ["p=", "k=", "h=", "s=", "t="].iter().any(|tag| word.starts_with(tag)))
+}
+
+fn semicolon_missing() -> RecordFault {
+    RecordFault::Malformed(
+        "a semicolon is missing between two tags (RFC 6376 3.2); write `v=DKIM1; k=...; p=...`".to_owned(),
+    )
 }
 
 /// RFC 6376 3.6.1 k=, RFC 8463 4.1. A record of an unknown type is as if absent.
@@ -251,7 +282,7 @@ fn key_type(list: &TagList<'_>) -> Result<SignatureAlgorithm, RecordFault> {
 fn check_usable(key: &PublicKey, hashes: Option<&[String]>, services: Option<&[String]>) -> Result<(), RecordFault> {
     if hashes.is_some_and(|h| !h.iter().any(|hash| hash == "sha256")) {
         return Err(RecordFault::Unusable(
-            "h= does not allow sha256, the only hash that is accepted (RFC 8301 3.1); remove h=".to_owned(),
+            "h= does not allow sha256, written in small letters, the only hash that is accepted (RFC 8301 3.1); remove h=".to_owned(),
         ));
     }
     if services.is_some_and(|s| !s.iter().any(|service| service == "*" || service == "email")) {

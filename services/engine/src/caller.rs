@@ -1,4 +1,5 @@
 //! Who calls: API keys, scopes.
+use crate::audit::Actor;
 use crate::rows::{ApiKeyRow, TenantRow};
 use crate::{Engine, Error, FieldError, ids};
 use aws_lc_rs::hmac;
@@ -134,6 +135,7 @@ impl Engine {
             actor: "operator".into(),
             action: "tenant.created".into(),
             object: tenant.id.clone(),
+            domain_id: None,
             details: json!({"name": name, "api_key": issued.row.id}),
             request_id: None,
             at: now,
@@ -196,16 +198,7 @@ impl Engine {
 
     /// An audit row for what `caller` does.
     pub(crate) fn audit(&self, caller: &Caller, action: &str, object: &str, details: serde_json::Value) -> AuditRow {
-        AuditRow {
-            id: self.fresh_id(),
-            tenant_id: caller.tenant_id.clone(),
-            actor: caller.key_id.clone(),
-            action: action.to_owned(),
-            object: object.to_owned(),
-            details,
-            request_id: caller.request_id.clone(),
-            at: self.now_ms(),
-        }
+        self.audit_by(Actor::Caller(caller), &caller.tenant_id, action, object, details)
     }
 
     fn issue(&self, tenant: &str, name: &str, scopes: &[Scope], expires_at: Option<i64>) -> Result<IssuedKey, Error> {

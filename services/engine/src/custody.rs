@@ -1,11 +1,12 @@
 //! Which custody holds which key; and the keys that another machine holds, from the limit on them to their end there.
+use crate::audit::Actor;
 use crate::domains::states;
 use crate::messages::signing::key_parts;
 use crate::rows::{DomainRow, KeyRow};
 use crate::{Engine, Error, FieldError};
 use serde_json::json;
 use signpost_keys::{Custody, CustodyError, CustodyKind};
-use signpost_store::{AuditRow, StoreError};
+use signpost_store::StoreError;
 use std::sync::{Arc, PoisonError};
 
 /// A key in a KMS is costly: so many unproven domains of a tenant may have some.
@@ -113,7 +114,7 @@ impl Engine {
         Ok(())
     }
 
-    /// One pass: gives up, where they are held, the remote keys that are revoked (also by the deletion of their domain). What
+    /// One pass: gives up, where they are held, the remote keys that are retired or revoked (also by the deletion of their domain). What
     /// fails is tried again by the next pass, for as long as it takes. Returns how many were given up.
     pub async fn withdraw_keys(&self) -> Result<usize, Error> {
         let mut done = 0;
@@ -130,7 +131,7 @@ impl Engine {
                         done += 1;
                     }
                     Err(error) => {
-                        tracing::warn!(key = %key.id, reference = %key.reference, ?error, "a revoked key could not be given up in the KMS yet");
+                        tracing::warn!(key = %key.id, reference = %key.reference, ?error, "a key could not be given up in the KMS yet");
                     }
                 }
             }
@@ -143,16 +144,8 @@ impl Engine {
         let now = self.now_ms();
         let mut gone = 0;
         for domain in self.inner.store.overdue_unproven(now - UNPROVEN_KEPT_MS, BATCH).await? {
-            let audit = AuditRow {
-                id: self.fresh_id(),
-                tenant_id: domain.tenant_id.clone(),
-                actor: "system".into(),
-                action: "domain.expired".into(),
-                object: domain.id.clone(),
-                details: json!({"name": domain.name, "reason": "not proven within 7 days of its key in the KMS"}),
-                request_id: None,
-                at: now,
-            };
+            let details = json!({"name": domain.name, "reason": "not proven within 7 days of its key in the KMS"});
+            let audit = self.audit_by(Actor::System, &domain.tenant_id, "domain.expired", &domain.id, details);
             let event_id = || self.fresh_id();
             if self.inner.store.delete_unproven_domain(&domain.tenant_id, &domain.id, now, &event_id, &audit).await? {
                 tracing::info!(domain = %domain.name, "an unproven domain expired");

@@ -72,6 +72,15 @@ pub enum Error {
         /// Days after which an unproven one goes.
         days: i64,
     },
+    /// 409: every slot of a delegated domain holds a key, rests, or is kept for an emergency.
+    #[error("no slot of this domain is free for a new key")]
+    NoFreeSlot {
+        /// From when on one will be, in ms, where that is known.
+        free_at: Option<i64>,
+    },
+    /// 409: a newer key is on its way already.
+    #[error("a rotation of this domain's key is under way")]
+    RotationUnderWay,
     /// 409: it changed while we worked on it; repeat the call.
     #[error("it was changed by another request at the same time")]
     Busy,

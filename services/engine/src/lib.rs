@@ -1,7 +1,9 @@
 //! Use cases of Signpost: domains, keys, messages, delivery. No HTTP and no SQL here.
+mod audit;
 pub mod caller;
 pub mod clock;
 mod custody;
+mod delegation;
 pub mod delivery;
 pub mod domains;
 pub mod error;
@@ -29,7 +31,7 @@ pub const TOKEN_LEEWAY_S: i64 = 30;
 /// Rows that the API shows, so that upper floors need not know the store.
 pub mod rows {
     pub use signpost_store::{
-        ApiKeyRow, Begin, CheckRow, DomainRow, EventRow, IdempotencyScope, KeyRow, MessageBody, MessageRow, Page,
-        RecipientRow, SignatureRow, StoredAnswer, TenantRow, UsageRow,
+        ApiKeyRow, AuditFilter, AuditRow, Begin, CheckRow, DomainRow, EventRow, IdempotencyScope, KeyRow, MessageBody,
+        MessageRow, Page, RecipientRow, SignatureRow, SigningPolicyRow, StoredAnswer, TenantRow, UsageRow,
     };
 }

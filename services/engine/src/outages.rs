@@ -168,6 +168,7 @@ mod tests {
             published_p: None,
             published_read_at: None,
             published_tried_at: None,
+            life: signpost_store::KeyLife::default(),
             created_at: 0,
         }
     }

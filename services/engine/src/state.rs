@@ -1,5 +1,6 @@
 //! The engine's state, its settings, and the master key's life at run time.
 use crate::custody::Kms;
+use crate::delegation::Delegation;
 use crate::delivery::DeliverySettings;
 use crate::kept::{Kept, Reading};
 use crate::messages::signing::Authority;
@@ -49,6 +50,8 @@ pub(crate) struct Inner {
     pub(crate) sealed: Arc<SealedCustody>,
     /// Set once at the start, if at all.
     pub(crate) kms: OnceLock<Kms>,
+    /// Set once at the start, if at all.
+    pub(crate) delegation: OnceLock<Delegation>,
     pub(crate) outages: Outages,
     /// Tenant id -> its turn to make a key in the KMS.
     pub(crate) remote_turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -100,6 +103,7 @@ impl Engine {
                 random,
                 sealed,
                 kms: OnceLock::new(),
+                delegation: OnceLock::new(),
                 outages: Outages::default(),
                 remote_turns: Mutex::new(HashMap::new()),
                 settings,

@@ -117,6 +117,31 @@ where
     }
 }
 
+/// A JSON body that may be left out; then it is the value without any field.
+pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
+
+impl<T, S> FromRequest<S> for OptionalJsonBody<T>
+where
+    T: DeserializeOwned + Default + Send + 'static,
+    S: Send + Sync,
+    Limits: FromRef<S>,
+{
+    type Rejection = Problem;
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let media_type = media_type(request.headers());
+        let is_json = media_type == "application/json";
+        if !is_json && request.headers().contains_key(CONTENT_TYPE) {
+            return Err(unsupported("application/json"));
+        }
+        let octets = read(request.into_body(), Limits::from_ref(state).max_json).await?;
+        match (octets.is_empty(), is_json) {
+            (true, _) => Ok(Self(T::default())),
+            (false, true) => JsonBody::parse(octets).await.map(|body| Self(body.value)),
+            (false, false) => Err(unsupported("application/json")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

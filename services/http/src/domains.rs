@@ -151,7 +151,7 @@ impl From<RecordView> for Record {
     }
 }
 
-/// One name server's answer.
+/// One name server's answer; the last one is a recursive resolver's where one was asked.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ServerStatus {
     server: String,
@@ -258,7 +258,7 @@ impl From<DomainView> for Domain {
 pub(crate) struct NewDomain {
     /// U-labels are welcome. Public suffixes and single labels are refused.
     name: String,
-    /// `txt` unless given.
+    /// `txt` unless given. `delegated`: publish three CNAMEs once, and the keys behind them are published and replaced without you.
     #[schema(value_type = Option<DkimMode>)]
     dkim_mode: Option<String>,
     /// Of the first key; `rsa-2048` unless given.
@@ -399,7 +399,8 @@ pub(crate) async fn list_records(
 
 /// Check a domain now
 ///
-/// Scope `domains:write`. Asks the authoritative servers for every record; takes up to 10 seconds. At most 120 a minute per tenant.
+/// Scope `domains:write`. Asks the authoritative servers for every record, then, about what is right there, a recursive resolver, and tries a
+/// signature with each key whose record is right; takes up to 10 seconds. At most 120 a minute per tenant.
 /// A check that passes proves the ownership.
 #[utoipa::path(post, path = "/v1/domains/{id}/check", operation_id = "checkDomain", tag = "Domains", security(("bearer" = ["domains:write"])),
     params(("id" = String, Path, description = "Id of the domain, `dom_...`")),

@@ -1,10 +1,10 @@
 //! DKIM keys of a domain.
-use crate::body::JsonBody;
+use crate::body::{JsonBody, OptionalJsonBody};
 use crate::caller::{Authorized, DomainsRead, DomainsWrite};
 use crate::domains::to_its_end;
 use crate::openapi::problems;
 use crate::page::{Page, timestamp};
-use crate::path::{DomainId, Id};
+use crate::path::{DomainId, Id, KeyId};
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::router::ApiState;
@@ -42,7 +42,8 @@ pub(crate) enum Custody {
 }
 
 /// Where a key is in its life: `pending` until its record is found, `published` until it signs, `active` while it signs,
-/// `retiring` while mail signed by it may still be on its way.
+/// `retiring` while mail signed by it may still be on its way, `retired` when nothing needs its record any more; `revoked`: not to
+/// be trusted any more, its record is to be replaced by `v=DKIM1; p=`.
 #[derive(Debug, ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[expect(dead_code, reason = "the closed enumeration of the OpenAPI document; values come from the engine as text")]
@@ -56,13 +57,13 @@ pub(crate) enum KeyState {
 }
 
 /// A key to make.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewKey {
-    /// `rsa-2048` unless given.
+    /// `rsa-2048` unless given; at a rotation that of the present key.
     #[schema(value_type = Option<KeyAlgorithm>)]
     algorithm: Option<String>,
-    /// The service's default unless given; one that the service does not offer is a 422.
+    /// The service's default unless given, at a rotation that of the present key; one that the service does not offer is a 422.
     #[schema(value_type = Option<Custody>)]
     custody: Option<String>,
 }
@@ -84,11 +85,34 @@ pub(crate) struct Key {
     public_key: String,
     #[schema(format = DateTime)]
     created_at: String,
+    /// When it came into its state.
+    #[schema(format = DateTime)]
+    state_since: String,
+    /// It signs no earlier, because its name held other data that caches may keep until then.
+    #[schema(format = DateTime, required = true)]
+    signs_from: Option<String>,
+    /// When another key took over.
+    #[schema(format = DateTime, required = true)]
+    retiring_since: Option<String>,
+    /// From then on nothing needs its record and it may be removed from DNS: to come while `retiring`, past once `retired`.
+    #[schema(format = DateTime, required = true)]
+    safe_to_remove_at: Option<String>,
+}
+
+impl From<NewKey> for domains::NewKey {
+    fn from(NewKey { algorithm, custody }: NewKey) -> Self {
+        Self { algorithm, custody }
+    }
 }
 
 impl From<KeyRow> for Key {
     fn from(row: KeyRow) -> Self {
+        let is_to_come = matches!(row.state.as_str(), "pending" | "published");
         Self {
+            state_since: timestamp(row.life.state_since.max(row.created_at)),
+            signs_from: row.life.other_data_until.filter(|_| is_to_come).map(timestamp),
+            retiring_since: row.life.retiring_since.map(timestamp),
+            safe_to_remove_at: row.life.safe_to_remove_at.map(timestamp),
             id: ids::public("key", &row.id),
             selector: row.selector,
             algorithm: row.algorithm,
@@ -103,7 +127,9 @@ impl From<KeyRow> for Key {
 /// A page of it.
 pub(crate) type KeyPage = Page<Key>;
 
-problems! { CreateProblems: NotFound TooManyUnproven Busy InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout KeyUnavailable }
+problems! { CreateProblems: NotFound TooManyUnproven NoFreeSlot Busy InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout KeyUnavailable }
+problems! { RotateProblems: NotFound TooManyUnproven RotationUnderWay NoFreeSlot Busy InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout KeyUnavailable }
+problems! { RevokeProblems: NotFound Busy InvalidRequest }
 problems! { ListProblems: NotFound InvalidRequest }
 
 /// Make a further key
@@ -119,8 +145,7 @@ pub(crate) async fn create_key(
     Query(()): Query<()>,
     JsonBody { value, .. }: JsonBody<NewKey>,
 ) -> Result<(StatusCode, Json<Key>), Problem> {
-    let new = domains::NewKey { algorithm: value.algorithm, custody: value.custody };
-    let engine = state.engine;
+    let (engine, new) = (state.engine, domains::NewKey::from(value));
     let key = to_its_end(async move { engine.create_domain_key(&caller, &id, &new).await }).await?;
     Ok((StatusCode::CREATED, Json(key.into())))
 }
@@ -139,4 +164,43 @@ pub(crate) async fn list_keys(
 ) -> Result<Json<KeyPage>, Problem> {
     let rows = state.engine.domain_keys(&caller, &id).await?;
     Ok(Json(Page::whole(rows.into_iter().map(Key::from).collect())))
+}
+
+/// Rotate the key of a domain
+///
+/// Scope `domains:write`. Makes the key that is to replace the one that signs, of the same algorithm and custody unless the body says
+/// otherwise. The present key signs on until every authoritative server serves the record of the new one; afterwards it is `retiring`
+/// and its record has to stay until `safe_to_remove_at`. 409 `rotation-under-way` while a newer key is on its way already.
+#[utoipa::path(post, path = "/v1/domains/{id}/keys/rotate", operation_id = "rotateKey", tag = "Keys", security(("bearer" = ["domains:write"])),
+    params(("id" = String, Path, description = "Id of the domain, `dom_...`")), request_body = Option<NewKey>,
+    responses((status = 201, description = "The new key, `pending`.", body = Key), RotateProblems))]
+pub(crate) async fn rotate_key(
+    State(state): State<ApiState>,
+    Authorized(caller, ..): Authorized<DomainsWrite>,
+    Id(id, ..): Id<DomainId>,
+    Query(()): Query<()>,
+    OptionalJsonBody(new): OptionalJsonBody<NewKey>,
+) -> Result<(StatusCode, Json<Key>), Problem> {
+    let (engine, new) = (state.engine, domains::NewKey::from(new));
+    let key = to_its_end(async move { engine.rotate_key(&caller, &id, &new).await }).await?;
+    Ok((StatusCode::CREATED, Json(key.into())))
+}
+
+/// Revoke a key
+///
+/// Scope `domains:write`. Nothing is signed with it any more, on any process within seconds, and nothing leaves that it signed: mail that
+/// waits is signed anew by the active key before its next attempt, or held until there is one. If it was the active key, the newest
+/// published one takes over at once. Its private half is destroyed. Publish `v=DKIM1; p=` in place of its record. Idempotent.
+#[utoipa::path(post, path = "/v1/keys/{id}/revoke", operation_id = "revokeKey", tag = "Keys", security(("bearer" = ["domains:write"])),
+    params(("id" = String, Path, description = "Id of the key, `key_...`")),
+    responses((status = 200, description = "The key, `revoked`.", body = Key), RevokeProblems))]
+pub(crate) async fn revoke_key(
+    State(state): State<ApiState>,
+    Authorized(caller, ..): Authorized<DomainsWrite>,
+    Id(id, ..): Id<KeyId>,
+    Query(()): Query<()>,
+) -> Result<Json<Key>, Problem> {
+    let engine = state.engine;
+    let key = to_its_end(async move { engine.revoke_key(&caller, &id).await }).await?;
+    Ok(Json(key.into()))
 }

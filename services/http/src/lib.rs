@@ -5,6 +5,7 @@
 mod answer;
 mod api_keys;
 mod arriving;
+mod audit;
 mod body;
 mod caller;
 mod docs;
@@ -28,6 +29,7 @@ mod raw;
 mod router;
 mod serve;
 mod sign;
+mod signing_policy;
 mod token;
 mod verify;
 

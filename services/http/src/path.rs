@@ -31,6 +31,8 @@ kinds! {
     MessageId "msg" "message"
     EventId "evt" "event"
     CheckId "chk" "check"
+    KeyId "key" "key"
+    AuditId "aud" "audit row"
 }
 
 /// The id without prefix of the one path parameter. What cannot be an id of that kind cannot exist: 404.

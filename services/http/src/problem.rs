@@ -1,6 +1,7 @@
 //! The only map from errors to RFC 9457 problems. Handlers answer `Result<_, Problem>`; an `Error` of the engine becomes one by `?`.
 //!
 //! A `Problem` travels as a response extension; `answer::complete` renders it, because only there the request id is known.
+use crate::page::timestamp;
 use axum::http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -58,6 +59,8 @@ problem_types! {
     ClaimContested      "urn:signpost:problem:claim-contested"        CONFLICT               "Another claim on the name was decided meanwhile"
     DomainExists        "urn:signpost:problem:domain-exists"          CONFLICT               "The domain is registered already"
     TooManyUnproven     "urn:signpost:problem:too-many-unproven-domains" CONFLICT          "Too many domains are not proven"
+    NoFreeSlot          "urn:signpost:problem:no-free-slot"           CONFLICT               "No slot of the domain is free for a new key"
+    RotationUnderWay    "urn:signpost:problem:rotation-under-way"     CONFLICT               "A rotation is under way"
     Busy                "urn:signpost:problem:busy"                   CONFLICT               "Changed by another request at the same time"
     IdempotencyInFlight "urn:signpost:problem:idempotency-in-flight"  CONFLICT               "The same request is being worked on"
     IdempotencyMismatch "urn:signpost:problem:idempotency-mismatch"   UNPROCESSABLE_ENTITY   "The Idempotency-Key belongs to another request"
@@ -94,6 +97,8 @@ impl ProblemType {
             | Self::Unauthenticated
             | Self::TenantSuspended
             | Self::Timeout
+            | Self::NoFreeSlot
+            | Self::RotationUnderWay
             | Self::Busy
             | Self::IdempotencyInFlight
             | Self::IdempotencyMismatch
@@ -329,6 +334,11 @@ impl From<Error> for Problem {
                      Publish the records of one and check it, or delete one that is not needed; unproven ones expire after {days} days."
                 ),
             ),
+            Error::NoFreeSlot { free_at } => no_free_slot(free_at),
+            Error::RotationUnderWay => Self::new(
+                T::RotationUnderWay,
+                "A newer key of this domain is on its way already. Publish its record and check the domain, or revoke that key first.",
+            ),
             Error::Busy => {
                 Self::new(T::Busy, "Another request changed the same thing at the same time. Repeat the call.")
             }
@@ -363,6 +373,19 @@ impl From<Error> for Problem {
     }
 }
 
+/// A delegated domain whose slots are all taken.
+fn no_free_slot(free_at: Option<i64>) -> Problem {
+    let when = match free_at {
+        Some(at) => format!("Repeat the call after {}", timestamp(at)),
+        None => "Repeat the call once an older key is retired".to_owned(),
+    };
+    let detail = format!(
+        "Each of the domain's three CNAMEs leads to a key in use, to one that went too recently, or is kept for an emergency. {when}; \
+         if the key that signs must not be trusted any more, revoke it: then the last one is used."
+    );
+    Problem::new(ProblemType::NoFreeSlot, detail)
+}
+
 /// DESIGN "authorize": the answer is the same whoever owns the domain, and does not repeat it. So only the place is taken over, not the text.
 fn domain_not_allowed(field: FieldError) -> Problem {
     const DETAIL: &str = "The domain of this sender is not a verified domain of this tenant. Register it with POST /v1/domains, publish its records and check it.";
@@ -394,6 +417,9 @@ mod tests {
             (Error::ClaimContested, 409, "claim-contested"),
             (Error::DomainExists, 409, "domain-exists"),
             (Error::TooManyUnproven { domains: 5, days: 7 }, 409, "too-many-unproven-domains"),
+            (Error::NoFreeSlot { free_at: None }, 409, "no-free-slot"),
+            (Error::NoFreeSlot { free_at: Some(1_700_000_000_000) }, 409, "no-free-slot"),
+            (Error::RotationUnderWay, 409, "rotation-under-way"),
             (Error::Busy, 409, "busy"),
             (Error::IdempotencyInFlight, 409, "idempotency-in-flight"),
             (Error::IdempotencyMismatch, 422, "idempotency-mismatch"),

@@ -4,7 +4,9 @@ use crate::arriving::{self, BodyMemory};
 use crate::body::Limits;
 use crate::jwt::Issuer;
 use crate::rate::RateLimit;
-use crate::{api_keys, docs, domains, health, keys, messages, openapi, raw, sign, token, verify};
+use crate::{
+    api_keys, audit, docs, domains, health, keys, messages, openapi, raw, sign, signing_policy, token, verify,
+};
 use axum::Router;
 use axum::extract::FromRef;
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -47,6 +49,9 @@ pub(crate) fn api() -> OpenApiRouter<ApiState> {
         .routes(routes!(domains::enable_signing))
         .routes(routes!(domains::disable_signing))
         .routes(routes!(keys::create_key, keys::list_keys))
+        .routes(routes!(keys::rotate_key))
+        .routes(routes!(keys::revoke_key))
+        .routes(routes!(signing_policy::get_signing_policy, signing_policy::change_signing_policy))
         .routes(routes!(messages::send_message, messages::list_messages))
         .routes(routes!(raw::send_raw_message))
         .routes(routes!(messages::get_message))
@@ -56,6 +61,7 @@ pub(crate) fn api() -> OpenApiRouter<ApiState> {
         .routes(routes!(verify::verify_message))
         .routes(routes!(api_keys::create_api_key, api_keys::list_api_keys))
         .routes(routes!(api_keys::revoke_api_key))
+        .routes(routes!(audit::list_audit))
         .routes(routes!(token::create_token))
         .routes(routes!(token::key_set))
         .routes(routes!(health::livez))

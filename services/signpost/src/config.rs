@@ -3,6 +3,7 @@ use clap::Args;
 use ipnet::IpNet;
 use signpost_diagnosis::dns::DnsSettings;
 use signpost_diagnosis::guard::Guard;
+use signpost_diagnosis::update::UpdateSettings;
 use signpost_dkim::SigningDomain;
 use signpost_engine::Settings;
 use signpost_engine::delivery::{DeliverySettings, Relay, RelayTls};
@@ -146,12 +147,19 @@ pub(crate) struct ServeArgs {
     /// EHLO name; default: the system's host name
     #[arg(long, env = "SIGNPOST_HOSTNAME")]
     pub(crate) hostname: Option<String>,
-    /// The operator's zone: `bounce.` lies below it
+    /// The operator's zone: `bounce.` and `dkim.` lie below it
     #[arg(long, env = "SIGNPOST_SERVICE_DOMAIN")]
     pub(crate) service_domain: Option<String>,
     /// Addresses that mail leaves from; unset: no SPF advice
     #[arg(long, env = "SIGNPOST_EGRESS_IPS", value_delimiter = ',')]
     pub(crate) egress_ips: Vec<IpAddr>,
+    /// `tsig-name:algorithm:secret@host:port`: the primary DNS server of `dkim.<service domain>` and a TSIG key that may update it;
+    /// with it domains can be `delegated`. Algorithm: hmac-sha256, hmac-sha384 or hmac-sha512; the secret is base64
+    #[arg(long, env = "SIGNPOST_DNS_UPDATE", hide_env_values = true)]
+    pub(crate) dns_update: Option<String>,
+    /// File that holds the value of SIGNPOST_DNS_UPDATE
+    #[arg(long, env = "SIGNPOST_DNS_UPDATE_FILE", conflicts_with = "dns_update")]
+    pub(crate) dns_update_file: Option<PathBuf>,
     /// How long a message is tried, for example `5d`, `12h`, `90m`, `600s`
     #[arg(long, env = "SIGNPOST_QUEUE_LIFETIME", default_value = "5d", value_parser = parse_duration_ms)]
     pub(crate) queue_lifetime: i64,
@@ -224,6 +232,30 @@ impl ServeArgs {
                 guard: self.guard(),
             },
         })
+    }
+
+    /// The DNS server that keys of delegated domains are published on, and the service domain they lie below. Without a service
+    /// domain there is no place for them, and the mode is not offered.
+    pub(crate) fn dns_update(
+        &self,
+        service_domain: Option<&SigningDomain>,
+    ) -> Result<Option<(UpdateSettings, SigningDomain)>, ConfigError> {
+        let text = match (&self.dns_update, &self.dns_update_file) {
+            (Some(text), _) => text.clone(),
+            (None, Some(file)) => read_secret(file, "SIGNPOST_DNS_UPDATE_FILE")?,
+            (None, None) => return Ok(None),
+        };
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let settings =
+            UpdateSettings::parse(&text).map_err(|error| ConfigError(format!("SIGNPOST_DNS_UPDATE: {error}")))?;
+        if service_domain.is_none() {
+            tracing::warn!(
+                "SIGNPOST_DNS_UPDATE has no effect without SIGNPOST_SERVICE_DOMAIN, below which keys would be published"
+            );
+        }
+        Ok(service_domain.map(|domain| (settings, domain.clone())))
     }
 
     /// Settings of DNS questions.
@@ -516,6 +548,22 @@ mod tests {
         assert_eq!(serve(&[]).rate_limit, None);
         for bad in ["", "0", "-1", "1.5", "1000001", "fast"] {
             assert!(parse_rate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_dns_update_server_needs_a_service_domain_and_its_secret_is_never_told() {
+        let good = "k:hmac-sha256:c2VjcmV0@127.0.0.1:5300";
+        let domain = SigningDomain::parse("service.example").unwrap();
+        let offered =
+            |setting: &str, domain| serve(&["--dns-update", setting]).dns_update(domain).map(|found| found.is_some());
+        assert!(matches!(offered(good, Some(&domain)), Ok(true)));
+        assert!(matches!(offered(good, None), Ok(false)));
+        assert!(matches!(offered("", Some(&domain)), Ok(false)));
+        assert!(matches!(serve(&[]).dns_update(Some(&domain)), Ok(None)));
+        for bad in ["k:hmac-md5:c2VjcmV0@h", "k:hmac-sha256:c2VjcmV0", "c2VjcmV0"] {
+            let error = offered(bad, Some(&domain)).unwrap_err().to_string();
+            assert!(error.starts_with("SIGNPOST_DNS_UPDATE: ") && !error.contains("c2VjcmV0"), "{error}");
         }
     }
 

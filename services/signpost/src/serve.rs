@@ -3,6 +3,7 @@ use crate::config::{KeyCustody, Role, ServeArgs};
 use crate::master_key::FirstKey;
 use crate::{Outcome, master_key, open_store, telemetry};
 use signpost_diagnosis::dns::Dns;
+use signpost_diagnosis::update::DnsUpdate;
 use signpost_engine::delivery::tls::ClientTls;
 use signpost_engine::delivery::worker;
 use signpost_engine::{Engine, SystemClock};
@@ -21,6 +22,11 @@ const REFRESH_EVERY: Duration = Duration::from_secs(60);
 const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
 /// How exactly the time of a key's next probe is kept.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How soon a key of a delegated domain is published or withdrawn where that did not happen at once.
+const DELEGATION_EVERY: Duration = Duration::from_secs(1);
+/// How soon a key whose record appeared, or whose time has come, is noticed.
+const TEND_EVERY: Duration = Duration::from_secs(10);
+const ROTATE_EVERY: Duration = Duration::from_secs(600);
 const WITHDRAW_EVERY: Duration = Duration::from_secs(60);
 /// How soon the right master key is noticed.
 const UNSEAL_EVERY: Duration = Duration::from_secs(2);
@@ -28,7 +34,7 @@ const UNSEAL_EVERY: Duration = Duration::from_secs(2);
 const BACKGROUND_END: Duration = Duration::from_secs(45);
 
 /// Variables of the contract that this version does not act on yet; each would silently do nothing.
-const NOT_YET: [&str; 2] = ["SIGNPOST_SMTP_LISTEN", "SIGNPOST_DNS_UPDATE"];
+const NOT_YET: [&str; 1] = ["SIGNPOST_SMTP_LISTEN"];
 /// As above, where going on would be dangerous.
 const REFUSED: [&str; 2] = ["SIGNPOST_TLS_CERT", "SIGNPOST_TLS_KEY"];
 
@@ -50,12 +56,17 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
         }
     }
     let settings = args.engine_settings()?;
+    let update = args.dns_update(settings.service_domain.as_ref())?;
     let tls = ClientTls::for_delivery(&settings.delivery)?;
     // From here on a signal ends the process in order, however early it comes.
     let mut signals = Signals::new()?;
     let dns = Dns::new(args.dns_settings())?;
     let store = open_store(&args.store, true).await?;
-    let engine = Engine::new(store.clone(), dns, Arc::new(SystemClock), Arc::new(SystemRandom), settings);
+    let engine = Engine::new(store.clone(), dns.clone(), Arc::new(SystemClock), Arc::new(SystemRandom), settings);
+    if let Some((update, service_domain)) = update {
+        let update = DnsUpdate::new(update, dns).map_err(|error| format!("SIGNPOST_DNS_UPDATE: {error}"))?;
+        engine.attach_dns_update(update, &service_domain);
+    }
     attach_kms(&engine, args.key_custody).await?;
     let key_path = args.store.master_key_path();
     let first = FirstKey::on(&args.store.database()?);
@@ -207,6 +218,13 @@ pub(crate) fn start_background(
         }
     });
     background.spawn("the probes of unavailable keys", probe);
+    // In every process too: what a request left owing is done by whoever comes first.
+    let e = engine.clone();
+    let delegation = every(DELEGATION_EVERY, shutdown.clone(), move || {
+        let e = e.clone();
+        async move { e.tend_delegation().await }
+    });
+    background.spawn("the publishing of delegated keys", delegation);
     background
 }
 
@@ -230,10 +248,22 @@ fn start_worker(engine: &Engine, tls: ClientTls, background: &Background, shutdo
         let e = e.clone();
         async move {
             report("unproven domains", e.expire_unproven_domains().await.map(|_| ()));
-            report("revoked keys", e.withdraw_keys().await.map(|_| ()));
+            report("retired and revoked keys", e.withdraw_keys().await.map(|_| ()));
         }
     });
     background.spawn("the withdrawal of keys", withdraw);
+    let e = engine.clone();
+    let tend = every(TEND_EVERY, shutdown.clone(), move || {
+        let e = e.clone();
+        async move { report("states of keys", e.tend_keys().await) }
+    });
+    background.spawn("the states of keys", tend);
+    let e = engine.clone();
+    let rotate = every(ROTATE_EVERY, shutdown.clone(), move || {
+        let e = e.clone();
+        async move { report("rotations by schedule", e.prepare_due_rotations().await) }
+    });
+    background.spawn("the rotations by schedule", rotate);
 }
 
 /// While sealed: offers the file again, so that the right key mends it without a restart. Never makes one.

@@ -1,10 +1,13 @@
 //! Changes of a domain and all that belongs to it: compare-and-swap on its version, claims of names, deletion.
 use crate::audit::insert_audit;
+use crate::delegation::{follow_keys, withdraw_slots};
 use crate::domains::{insert_check, name_version};
 use crate::events::insert_event;
+use crate::key_life::{write_life, write_policy};
 use crate::queue::refresh_status;
 use crate::statement::{Connection, sql};
 use crate::{AuditRow, Claim, DomainChange, EventRow, KeyChange, Store, StoreError};
+use serde_json::json;
 use std::collections::BTreeSet;
 
 /// How often a deletion is tried again because mail came in after its events were counted.
@@ -69,7 +72,7 @@ impl Store {
         let _moves = self.moves_rights();
         for _ in 0..DELETE_TRIES {
             // The ids are made here, since `event_id` does not outlive this call; some more than needed, as mail may come in meanwhile.
-            let needed = self.count_waiting(tenant, domain_id).await?;
+            let needed = self.count_waiting(tenant, domain_id).await? + self.count_keys(tenant, domain_id).await?;
             let ids: Vec<String> = (0..needed + needed / 4 + 16).map(|_| event_id()).collect();
             let deletion = Deletion {
                 tenant: tenant.to_owned(),
@@ -89,6 +92,17 @@ impl Store {
             }
         }
         Err(StoreError::Stale)
+    }
+
+    /// Keys that a deletion revokes.
+    async fn count_keys(&self, tenant: &str, domain_id: &str) -> Result<i64, StoreError> {
+        let row = sql("SELECT COUNT(*) AS n FROM dkim_keys
+                       WHERE tenant_id = $1 AND domain_id = $2 AND state <> 'revoked'")
+        .bind(tenant)
+        .bind(domain_id)
+        .fetch_one(self.readers())
+        .await?;
+        Ok(row.try_get("n")?)
     }
 
     async fn count_waiting(&self, tenant: &str, domain_id: &str) -> Result<i64, StoreError> {
@@ -133,8 +147,14 @@ async fn apply(
         take_name(conn, domain_id, claim).await?;
     }
     update_domain(conn, tenant, domain_id, change).await?;
+    if let Some(policy) = &change.policy {
+        write_policy(conn, tenant, domain_id, policy).await?;
+    }
     for key in &change.keys {
         update_key(conn, tenant, domain_id, key).await?;
+    }
+    if change.keys.iter().any(|key| key.state.is_some()) {
+        follow_keys(conn, domain_id).await?;
     }
     if let Some(check) = &change.check {
         insert_check(conn, tenant, domain_id, check).await?;
@@ -171,16 +191,40 @@ async fn take_name(conn: &mut Connection<'_>, domain_id: &str, claim: &Claim) ->
         return Err(StoreError::Contested);
     }
     let Some(loser) = seen.owner else { return Ok(()) };
+    let before = sql("SELECT signing FROM domains WHERE id = $1 AND tenant_id = $2")
+        .bind(&loser.domain_id)
+        .bind(&loser.tenant_id)
+        .for_update()
+        .fetch_optional(&mut *conn)
+        .await?;
     sql("UPDATE domains SET ownership = 'lost', signing = 'suspended', signing_reason = 'ownership_lost',
                 version = version + 1 WHERE id = $1 AND tenant_id = $2")
     .bind(&loser.domain_id)
     .bind(&loser.tenant_id)
     .execute(&mut *conn)
     .await?;
+    withdraw_slots(conn, &loser.domain_id).await?;
     if let Some(event) = &claim.loser_event {
         // Whoever made the event: it is the loser's.
         let event = EventRow { tenant_id: loser.tenant_id, ..event.clone() };
         insert_event(conn, &event).await?;
+        let signing = before.map(|row| row.try_get::<String>("signing")).transpose()?;
+        // Its id is that of the event: they tell of the same, in two tables.
+        let row = AuditRow {
+            id: event.id,
+            tenant_id: event.tenant_id,
+            actor: "system".into(),
+            action: "domain.ownership_lost".into(),
+            object: loser.domain_id.clone(),
+            domain_id: Some(loser.domain_id),
+            details: json!({
+                "before": {"ownership": "verified", "signing": signing},
+                "after": {"ownership": "lost", "signing": "suspended"},
+            }),
+            request_id: None,
+            at: claim.at,
+        };
+        insert_audit(conn, &row).await?;
     }
     Ok(())
 }
@@ -240,9 +284,15 @@ async fn update_key(
     .bind(read_at)
     .bind(change.wipe)
     .bind(Vec::<u8>::new())
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    if updated.rows_affected() == 0 { Err(StoreError::Stale) } else { Ok(()) }
+    if updated.rows_affected() == 0 {
+        return Err(StoreError::Stale);
+    }
+    match &change.life {
+        Some(life) => write_life(conn, tenant, &change.key_id, life).await,
+        None => Ok(()),
+    }
 }
 
 struct Deletion {
@@ -279,19 +329,56 @@ impl Deletion {
         .bind(&self.domain_id)
         .execute(&mut *conn)
         .await?;
-        sql("UPDATE dkim_keys SET state = 'revoked', sealed = $3 WHERE tenant_id = $1 AND domain_id = $2")
-            .bind(&self.tenant)
-            .bind(&self.domain_id)
-            .bind(Vec::<u8>::new())
-            .execute(&mut *conn)
-            .await?;
+        withdraw_slots(conn, &self.domain_id).await?;
         insert_audit(conn, &self.audit).await?;
-        self.cancel_mail(conn, &name).await?;
+        let mut ids = self.ids.iter();
+        self.revoke_keys(conn, &mut ids).await?;
+        self.cancel_mail(conn, &name, ids).await?;
         Ok(true)
     }
 
+    /// With an audit row each, by who deletes the domain.
+    async fn revoke_keys(
+        &self,
+        conn: &mut Connection<'_>,
+        ids: &mut std::slice::Iter<'_, String>,
+    ) -> Result<(), StoreError> {
+        let keys = sql("SELECT id, state FROM dkim_keys
+                        WHERE tenant_id = $1 AND domain_id = $2 AND state <> 'revoked' ORDER BY id")
+        .bind(&self.tenant)
+        .bind(&self.domain_id)
+        .fetch_all(&mut *conn)
+        .await?;
+        for key in keys {
+            let (object, state): (String, String) = (key.try_get("id")?, key.try_get("state")?);
+            let row = AuditRow {
+                id: ids.next().ok_or(StoreError::Stale)?.clone(),
+                action: "key.revoked".into(),
+                object,
+                domain_id: Some(self.domain_id.clone()),
+                details: json!({"before": state, "after": "revoked", "reason": "domain_deleted"}),
+                ..self.audit.clone()
+            };
+            insert_audit(conn, &row).await?;
+        }
+        sql("UPDATE dkim_keys SET state = 'revoked', sealed = $3, state_since = $4
+             WHERE tenant_id = $1 AND domain_id = $2 AND state <> 'revoked'")
+        .bind(&self.tenant)
+        .bind(&self.domain_id)
+        .bind(Vec::<u8>::new())
+        .bind(self.at)
+        .execute(conn)
+        .await?;
+        Ok(())
+    }
+
     /// The condition on the message's status only narrows the search: what is delivered long since is not read again.
-    async fn cancel_mail(self, conn: &mut Connection<'_>, name: &str) -> Result<(), StoreError> {
+    async fn cancel_mail(
+        &self,
+        conn: &mut Connection<'_>,
+        name: &str,
+        mut ids: std::slice::Iter<'_, String>,
+    ) -> Result<(), StoreError> {
         sql("SELECT 1 FROM messages WHERE tenant_id = $1 AND domain_id = $2 AND status IN
                  ('queued', 'deferred', 'sending', 'scheduled', 'held', 'awaiting_signature') ORDER BY id")
         .bind(&self.tenant)
@@ -310,7 +397,6 @@ impl Deletion {
         .fetch_all(&mut *conn)
         .await?;
         let mut messages = BTreeSet::new();
-        let mut ids = self.ids.into_iter();
         for row in rows {
             let (recipient_id, message_id): (String, String) = (row.try_get("id")?, row.try_get("message_id")?);
             sql("UPDATE recipients SET status = 'cancelled', next_attempt_at = NULL WHERE id = $1")
@@ -318,14 +404,14 @@ impl Deletion {
                 .execute(&mut *conn)
                 .await?;
             let event = EventRow {
-                id: ids.next().ok_or(StoreError::Stale)?,
+                id: ids.next().ok_or(StoreError::Stale)?.clone(),
                 tenant_id: self.tenant.clone(),
                 kind: "message.cancelled".into(),
                 at: self.at,
                 message_id: Some(message_id.clone()),
                 recipient_id: Some(recipient_id),
                 domain: Some(name.to_owned()),
-                details: serde_json::json!({ "reason": "domain_deleted" }),
+                details: json!({ "reason": "domain_deleted" }),
             };
             insert_event(conn, &event).await?;
             messages.insert(message_id);

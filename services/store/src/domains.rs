@@ -1,8 +1,10 @@
 //! Domains, their DKIM keys, their checks, and who owns a name.
 use crate::audit::insert_audit;
 use crate::db::{json, json_text, page, page_probe};
+use crate::delegation::{admit_key, fill_slot};
+use crate::key_life::{key_life, write_life};
 use crate::statement::{Connection, On, Row, sql, sql_in};
-use crate::{AuditRow, EventRow, Page, Store, StoreError};
+use crate::{AuditRow, EventRow, KeyLife, Page, SigningPolicyRow, Store, StoreError};
 
 /// Newest checks of a domain that are kept.
 const CHECKS_KEPT: i64 = 100;
@@ -36,7 +38,8 @@ pub struct DomainRow {
     pub created_at: i64,
 }
 
-/// A DKIM key of a domain. (domain name, selector) is unique for ever, also after deletion.
+/// A DKIM key of a domain. (domain name, selector) is unique for ever, also after deletion; of a delegated domain the keys of one
+/// slot have its selector one after the other.
 #[derive(Clone)]
 pub struct KeyRow {
     /// Id.
@@ -67,6 +70,8 @@ pub struct KeyRow {
     pub published_read_at: Option<i64>,
     /// When it was last asked, answered or not.
     pub published_tried_at: Option<i64>,
+    /// What its states depend on.
+    pub life: KeyLife,
     /// When.
     pub created_at: i64,
 }
@@ -131,7 +136,7 @@ pub struct Claim {
 }
 
 /// New state of one key; `None` leaves a column alone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct KeyChange {
     /// Key id.
     pub key_id: String,
@@ -141,6 +146,8 @@ pub struct KeyChange {
     pub published: Option<(String, i64)>,
     /// True: drop the sealed octets.
     pub wipe: bool,
+    /// New times, all of them.
+    pub life: Option<KeyLife>,
 }
 
 /// A change of a domain and all that belongs to it, in one transaction.
@@ -156,6 +163,8 @@ pub struct DomainChange {
     pub check: Option<CheckRow>,
     /// A name to take.
     pub claim: Option<Claim>,
+    /// A new policy.
+    pub policy: Option<SigningPolicyRow>,
     /// Events.
     pub events: Vec<EventRow>,
     /// Audit rows.
@@ -373,7 +382,7 @@ pub(crate) async fn name_version<'a>(on: impl Into<On<'a>>, name: &str) -> Resul
     Ok(NameVersion { version: row.try_get("version")?, owner })
 }
 
-async fn insert_domain_row(conn: &mut Connection<'_>, row: &DomainRow) -> Result<(), StoreError> {
+pub(crate) async fn insert_domain_row(conn: &mut Connection<'_>, row: &DomainRow) -> Result<(), StoreError> {
     sql("INSERT INTO domains (id, tenant_id, name, dkim_mode, ownership, ownership_token, token_issued_at, proven_at,
                               signing, signing_reason, version, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
@@ -394,7 +403,8 @@ async fn insert_domain_row(conn: &mut Connection<'_>, row: &DomainRow) -> Result
     Ok(())
 }
 
-async fn insert_key_row(conn: &mut Connection<'_>, tenant: &str, row: &KeyRow) -> Result<(), StoreError> {
+pub(crate) async fn insert_key_row(conn: &mut Connection<'_>, tenant: &str, row: &KeyRow) -> Result<(), StoreError> {
+    admit_key(conn, row).await?;
     sql(
         "INSERT INTO dkim_keys (id, tenant_id, domain_id, domain_name, selector, algorithm, custody, reference, sealed,
                                 public_key, state, published_p, published_read_at, published_tried_at, created_at)
@@ -415,9 +425,10 @@ async fn insert_key_row(conn: &mut Connection<'_>, tenant: &str, row: &KeyRow) -
     .bind(row.published_read_at)
     .bind(row.published_tried_at)
     .bind(row.created_at)
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    Ok(())
+    write_life(conn, tenant, &row.id, &row.life).await?;
+    fill_slot(conn, row).await
 }
 
 pub(crate) async fn insert_check(
@@ -463,12 +474,16 @@ pub(crate) fn domain(row: &Row) -> Result<DomainRow, StoreError> {
 }
 
 pub(crate) fn key(row: &Row) -> Result<KeyRow, StoreError> {
+    let selector = match row.try_get("former_selector")? {
+        Some(former) => former,
+        None => row.try_get("selector")?,
+    };
     Ok(KeyRow {
         id: row.try_get("id")?,
         tenant_id: row.try_get("tenant_id")?,
         domain_id: row.try_get("domain_id")?,
         domain_name: row.try_get("domain_name")?,
-        selector: row.try_get("selector")?,
+        selector,
         algorithm: row.try_get("algorithm")?,
         custody: row.try_get("custody")?,
         reference: row.try_get("reference")?,
@@ -478,6 +493,7 @@ pub(crate) fn key(row: &Row) -> Result<KeyRow, StoreError> {
         published_p: row.try_get("published_p")?,
         published_read_at: row.try_get("published_read_at")?,
         published_tried_at: row.try_get("published_tried_at")?,
+        life: key_life(row)?,
         created_at: row.try_get("created_at")?,
     })
 }

@@ -31,10 +31,11 @@ impl Store {
         rows.iter().map(domain).collect()
     }
 
-    /// Revoked remote keys that were not yet given up where they are held (system), by id, those after `after` only.
+    /// Retired and revoked remote keys that were not yet given up where they are held (system), by id, those after `after` only.
     pub async fn keys_to_withdraw(&self, after: Option<&str>, limit: u32) -> Result<Vec<KeyRow>, StoreError> {
         let rows = sql("SELECT * FROM dkim_keys
-                        WHERE custody <> 'sealed' AND state = 'revoked' AND withdrawn_at IS NULL AND id > $1
+                        WHERE custody <> 'sealed' AND state IN ('retired', 'revoked') AND withdrawn_at IS NULL
+                        AND id > $1
                         ORDER BY id LIMIT $2")
         .bind(after.unwrap_or(""))
         .bind(i64::from(limit))
@@ -49,7 +50,7 @@ impl Store {
         self.write(move |conn| {
             Box::pin(async move {
                 sql("UPDATE dkim_keys SET withdrawn_at = $3
-                     WHERE tenant_id = $1 AND id = $2 AND state = 'revoked' AND withdrawn_at IS NULL")
+                     WHERE tenant_id = $1 AND id = $2 AND state IN ('retired', 'revoked') AND withdrawn_at IS NULL")
                 .bind(&tenant)
                 .bind(&key_id)
                 .bind(at)

@@ -47,6 +47,26 @@ async fn every_commit_waits_for_the_disk_whatever_the_default_is() {
 }
 
 #[tokio::test]
+async fn a_target_that_was_given_out_stays_with_its_claim() {
+    let fresh = Fresh::postgres().await;
+    let slot = support::delegated_domain(&fresh.store).await;
+    for statement in [
+        "DELETE FROM delegation_slots",
+        "TRUNCATE delegation_slots",
+        "UPDATE delegation_slots SET domain_id = 'another'",
+        "UPDATE delegation_slots SET target = target || '.x'",
+    ] {
+        let tried = format!(
+            "DO $$ BEGIN {statement}; RAISE EXCEPTION 'it was done' USING ERRCODE = 'XX000';
+                   EXCEPTION WHEN raise_exception THEN
+                       IF SQLERRM NOT LIKE '%never given out again%' THEN RAISE; END IF; END $$"
+        );
+        server().sql(&fresh.url, &tried);
+    }
+    assert_eq!(fresh.store.slot(&slot.target).await.unwrap().unwrap().domain_id, slot.domain_id);
+}
+
+#[tokio::test]
 async fn an_engine_without_these_settings_is_taken() {
     let url = server().database();
     // As seen by a session of ours, the server knows no setting.

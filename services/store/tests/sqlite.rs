@@ -182,9 +182,36 @@ async fn audit_rows_cannot_be_changed_or_deleted() {
         let error = sqlx::query(statement).execute(&mut conn).await.unwrap_err();
         assert!(error.to_string().contains("append-only"), "{error}");
     }
-    let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM audit").fetch_one(&mut conn).await.unwrap();
+    // REPLACE deletes silently what is in its way.
+    for replace in ["INSERT OR REPLACE", "REPLACE"] {
+        let statement = format!(
+            "{replace} INTO audit SELECT id, tenant_id, 'x', action, object, details, request_id, at, domain_id FROM audit"
+        );
+        let error = sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut conn).await.unwrap_err();
+        assert!(error.to_string().contains("append-only"), "{error}");
+    }
+    let rows: i64 =
+        sqlx::query_scalar("SELECT COUNT(*) FROM audit WHERE actor = 'system'").fetch_one(&mut conn).await.unwrap();
     assert_eq!(rows, 1);
     conn.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_target_that_was_given_out_stays_with_its_claim() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&database(&folder), true).await.unwrap();
+    let slot = support::delegated_domain(&store).await;
+    let mut conn = directly(&database(&folder)).await;
+    for statement in [
+        "DELETE FROM delegation_slots",
+        "UPDATE delegation_slots SET domain_id = 'another'",
+        "UPDATE delegation_slots SET target = target || '.x'",
+    ] {
+        let error = sqlx::query(statement).execute(&mut conn).await.unwrap_err();
+        assert!(error.to_string().contains("never given out again"), "{statement}: {error}");
+    }
+    assert_eq!(store.slot(&slot.target).await.unwrap().unwrap().domain_id, slot.domain_id);
+    store.close().await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,8 @@ const NOBODY: u32 = 65_534;
 pub struct NamedBuilder {
     zones: BTreeMap<String, String>,
     addresses: Vec<String>,
+    transfers: bool,
+    negative_ttl: Option<u32>,
 }
 
 /// A running BIND, changed through nsupdate. Dropped: killed.
@@ -42,6 +44,27 @@ impl NamedBuilder {
     pub fn address(mut self, address: &str) -> Self {
         self.addresses.push(address.to_owned());
         self
+    }
+
+    /// Hands its zones out to who has the key of [`Named::update_setting`].
+    pub fn transfers(mut self) -> Self {
+        self.transfers = true;
+        self
+    }
+
+    /// So many seconds resolvers keep that a name does not exist (RFC 2308 5); 1 unless said.
+    pub fn negative_ttl(mut self, seconds: u32) -> Self {
+        self.negative_ttl = Some(seconds);
+        self
+    }
+
+    /// Starts it as one more server, on the port of the first one and at that other loopback address, which must be an `address` of
+    /// both. BIND listens only at addresses of interfaces, so a forwarder stands there in front of it.
+    pub fn start_beside(self, first: &Named, address: &str) -> Named {
+        let named = self.start();
+        let from = SocketAddr::new(address.parse().unwrap(), first.address().port());
+        forward(from, named.address());
+        named
     }
 
     /// Starts it and waits until it answers.
@@ -81,22 +104,25 @@ impl NamedBuilder {
                 out
             },
         );
+        let transfers = if self.transfers { format!("key \"{TSIG_NAME}\"") } else { "none".to_owned() };
         let mut config = format!(
             "key \"{TSIG_NAME}\" {{ algorithm hmac-sha256; secret \"{TSIG_SECRET}\"; }};\n\
              controls {{ }};\n\
              options {{ directory \"{at}\"; pid-file \"{at}/named.pid\"; session-keyfile \"{at}/session.key\";\n\
              managed-keys-directory \"{at}\"; listen-on port {port} {{ {listen}}}; listen-on-v6 {{ none; }};\n\
-             recursion no; allow-query {{ 127.0.0.0/8; }}; allow-transfer {{ none; }}; notify no;\n\
+             recursion no; allow-query {{ 127.0.0.0/8; }}; allow-transfer {{ {transfers}; }}; notify no;\n\
              dnssec-validation no; minimal-responses yes; }};\n",
             at = folder.display()
         );
         for (name, lines) in &zones {
             let _ = writeln!(
                 config,
-                "zone \"{name}\" {{ type primary; file \"{name}.zone\"; allow-update {{ key \"{TSIG_NAME}\"; }}; }};"
+                "zone \"{name}\" {{ type primary; file \"{name}.zone\"; check-names ignore; allow-update {{ key \"{TSIG_NAME}\"; }}; }};"
             );
             let own = self.delegation("@").replace(".@", "");
-            let zone = format!("$TTL 1\n@ IN SOA ns1 hostmaster ( 1 60 60 600 1 )\n{own}{lines}\n");
+            let (ttl, negative) = (1, self.negative_ttl.unwrap_or(1));
+            let soa = format!("@ {negative} IN SOA ns1 hostmaster ( 1 60 60 600 {negative} )");
+            let zone = format!("$TTL {ttl}\n{soa}\n{own}{lines}\n");
             std::fs::write(folder.join(format!("{name}.zone")), zone).unwrap();
         }
         std::fs::write(folder.join("named.conf"), config).unwrap();
@@ -126,6 +152,21 @@ impl Named {
         SocketAddr::from(([127, 0, 0, 1], self.port.number()))
     }
 
+    /// The value of SIGNPOST_DNS_UPDATE for this server, if it is reached at that port of 127.0.0.1.
+    pub fn update_setting_at(&self, port: u16) -> String {
+        format!("{TSIG_NAME}:hmac-sha256:{TSIG_SECRET}@127.0.0.1:{port}")
+    }
+
+    /// The value of SIGNPOST_DNS_UPDATE for this server.
+    pub fn update_setting(&self) -> String {
+        self.update_setting_at(self.port.number())
+    }
+
+    /// The secret in it.
+    pub fn update_secret(&self) -> &'static str {
+        TSIG_SECRET
+    }
+
     /// Puts the TXT records of that name in place of those that are there, each given as one text and cut as RFC 1035 3.3 asks.
     pub fn publish_txt(&self, name: &str, values: &[&str]) {
         let values: Vec<Vec<String>> = values
@@ -137,10 +178,18 @@ impl Named {
 
     /// Publishes a Record of the API as it says itself (its `chunks`), whatever else is at the name being replaced.
     pub fn publish(&self, record: &Value) {
-        assert_eq!(record["type"], "TXT", "only TXT records are published by the tests: {record}");
+        if record["type"] == "CNAME" {
+            return self.publish_cname(record["name"].as_str().unwrap(), record["value"].as_str().unwrap());
+        }
+        assert_eq!(record["type"], "TXT", "only TXT and CNAME records are published by the tests: {record}");
         let chunks = record["chunks"].as_array().unwrap_or_else(|| panic!("a Record without chunks: {record}"));
         let chunks: Vec<String> = chunks.iter().map(|c| c.as_str().unwrap().to_owned()).collect();
         self.replace_txt(record["name"].as_str().unwrap(), &[chunks]);
+    }
+
+    /// An alias, whatever else is at the name being replaced.
+    pub fn publish_cname(&self, name: &str, target: &str) {
+        self.update(name, &format!("update delete {name}.\nupdate add {name}. 1 CNAME {target}.\n"));
     }
 
     /// Removes the TXT records of that name.
@@ -191,6 +240,94 @@ impl Named {
             .lines()
             .map(|line| line.trim_matches('"').replace("\" \"", "").replace("\\\"", "\"").replace("\\;", ";"))
             .collect()
+    }
+}
+
+/// Passes UDP and TCP on, for as long as the test's process lives.
+fn forward(from: SocketAddr, to: SocketAddr) {
+    let udp = UdpSocket::bind(from).unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok((length, peer)) = udp.recv_from(&mut buffer) {
+            let (udp, question) = (udp.try_clone().unwrap(), buffer[..length].to_vec());
+            std::thread::spawn(move || {
+                let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
+                upstream.set_read_timeout(Some(DEADLINE)).unwrap();
+                upstream.send_to(&question, to).unwrap();
+                let mut reply = [0; 4096];
+                // A server that the test has ended says nothing any more.
+                if let Ok(length) = upstream.recv(&mut reply) {
+                    udp.send_to(&reply[..length], peer).unwrap();
+                }
+            });
+        }
+    });
+    let tcp = TcpListener::bind(from).unwrap();
+    std::thread::spawn(move || {
+        for client in tcp.incoming().map_while(Result::ok) {
+            let Ok(server) = TcpStream::connect(to) else { continue };
+            for (mut one, mut other) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
+                std::thread::spawn(move || std::io::copy(&mut one, &mut other));
+            }
+        }
+    });
+}
+
+/// A recursive resolver (unbound) of everything below `test`, with a cache, asking one BIND. Dropped: killed.
+pub struct Unbound {
+    _process: Process,
+    _folder: TempDir,
+    port: Port,
+}
+
+impl Unbound {
+    /// Validates what lies below the anchors, each a DNSKEY or DS record in zone-file form.
+    pub fn start(authority: &Named, anchors: &[&str]) -> Self {
+        let program = find("unbound", "unbound");
+        let port = Port::reserve();
+        let folder = tempfile::Builder::new().prefix("signpost-unbound-").tempdir().unwrap();
+        let anchors: String = anchors.iter().fold(String::new(), |mut out, anchor| {
+            let _ = writeln!(out, " trust-anchor: \"{anchor}\"");
+            out
+        });
+        let config = format!(
+            "server:\n interface: 127.0.0.1@{number}\n port: {number}\n do-daemonize: no\n use-syslog: no\n logfile: \"\"\n verbosity: 1\n \
+             chroot: \"\"\n username: \"\"\n pidfile: \"\"\n directory: \"{folder}\"\n do-ip6: no\n do-not-query-localhost: no\n \
+             module-config: \"validator iterator\"\n local-zone: \"test.\" transparent\n cache-max-negative-ttl: 86400\n{anchors}\
+             remote-control:\n control-enable: no\n\
+             forward-zone:\n name: \"test.\"\n forward-addr: 127.0.0.1@{authority}\n",
+            number = port.number(),
+            folder = folder.path().display(),
+            authority = authority.port.number()
+        );
+        let (log, file) = (folder.path().join("log"), folder.path().join("unbound.conf"));
+        std::fs::write(&file, config).unwrap();
+        give_to_nobody(folder.path());
+        let mut process = Process::start("unbound", &program, &log, |command| {
+            command.arg("-dd").arg("-c").arg(&file);
+            hand_over(command);
+        });
+        wait_for("unbound runs", DEADLINE, || {
+            process.assert_running();
+            process.output().contains("start of service").then_some(())
+        });
+        Self { _process: process, _folder: folder, port }
+    }
+
+    /// Where it answers.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port.number()))
+    }
+
+    /// Asks for TXT as anybody would; gives the response code, such as NXDOMAIN.
+    pub fn ask_txt(&self, name: &str) -> String {
+        let output = Command::new(find("dig", "dnsutils"))
+            .args(["@127.0.0.1", "-p", &self.port.number().to_string(), name, "TXT"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let status = text.split("status: ").nth(1).and_then(|rest| rest.split(',').next());
+        status.unwrap_or_else(|| panic!("dig: {text}")).to_owned()
     }
 }
 

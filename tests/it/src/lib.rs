@@ -4,9 +4,11 @@
 //! test, also when the test is killed. Trouble fails the test that met it, with what to do in the text.
 //!
 //! - [`Named`]: authoritative DNS, changed at run time.
+//! - [`Unbound`]: a recursive resolver with a cache, which validates.
 //! - [`Receiver`]: an SMTP server that records, and behaves as the recipient's local part says.
 //! - [`Postfix`]: one that verifies, through rspamd.
 //! - [`Meddler`]: stands between two and changes what they say, or not.
+//! - [`Gate`]: stands before a server that is to be away.
 //! - [`Sink`]: another one, inside the test process, for many messages and for dialogues that stay open.
 //! - [`Client`], [`Ledger`]: load, and what came of it.
 //! - [`Site`]: processes that die, and the count of what came of it.
@@ -28,6 +30,7 @@
 mod api;
 mod app;
 mod dns;
+mod gate;
 mod judges;
 mod kms;
 mod ledger;
@@ -50,7 +53,8 @@ mod world;
 pub use api::{Answer, Api, Exchange};
 pub use app::{App, AppBuilder, Tenant, binary};
 use dns::find;
-pub use dns::{Named, NamedBuilder};
+pub use dns::{Named, NamedBuilder, Unbound};
+pub use gate::Gate;
 pub use judges::{Attachment, Decoded, DkimPy, MailAuthJudge, TxtRecords, our_verdict};
 pub use kms::Kms;
 pub use ledger::{Content, Death, Ledger, Posted, repetitions};

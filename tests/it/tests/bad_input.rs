@@ -40,7 +40,11 @@ fn a_query_parameter_that_a_call_does_not_have_is_refused_by_every_call() {
     let id = "0".repeat(32);
     let mut calls = 0;
     for (path, item) in document["paths"].as_object().unwrap().iter().filter(|(path, _)| path.starts_with("/v1/")) {
-        let kind = if path.starts_with("/v1/messages") { "msg" } else { "dom" };
+        let kind = match path.split('/').nth(2) {
+            Some("messages") => "msg",
+            Some("keys") => "key",
+            _ => "dom",
+        };
         for method in item.as_object().unwrap().keys() {
             let path = format!("{}?colour=blue", path.replace("{id}", &format!("{kind}_{id}")));
             let content_type =

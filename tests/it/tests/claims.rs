@@ -2,7 +2,7 @@
 #![cfg(test)]
 
 use serde_json::{Value, json};
-use signpost_it::{Answer, Tenant, World};
+use signpost_it::{Answer, App, Named, PostgresServer, Tenant, World, enabled_domain};
 
 struct Claim {
     id: String,
@@ -12,7 +12,12 @@ struct Claim {
 
 /// Registers a name; gives the ownership token to publish.
 fn claim(tenant: &Tenant, name: &str) -> Claim {
-    let domain = tenant.api.post("/v1/domains", &json!({"name": name, "algorithm": "ed25519"})).expect(201).json();
+    claim_as(tenant, name, "txt")
+}
+
+fn claim_as(tenant: &Tenant, name: &str, mode: &str) -> Claim {
+    let new = json!({"name": name, "algorithm": "ed25519", "dkim_mode": mode});
+    let domain = tenant.api.post("/v1/domains", &new).expect(201).json();
     let records = domain["records"].as_array().unwrap().clone();
     let ownership = records.iter().find(|r| r["purpose"] == "ownership").unwrap();
     assert_eq!(ownership["name"], format!("_signpost.{name}"));
@@ -137,4 +142,108 @@ fn of_claims_racing_for_a_name_exactly_one_wins() {
         // Nobody won and lost again: all tokens are older than the winner's proof.
         assert_eq!(owned, ["pending", "pending", "pending", "verified"], "{name}");
     }
+}
+
+/// A hundred claims of one name, half of them delegated, all with their token in DNS, checked at the same moment by several processes.
+fn a_hundred_race(apps: &[&App], named: &Named, name: &str) {
+    const RACERS: usize = 100;
+    let racers: Vec<(Tenant, Claim)> = std::thread::scope(|scope| {
+        let made: Vec<_> = (0..4)
+            .map(|part| {
+                scope.spawn(move || {
+                    let numbers = (0..RACERS).filter(move |number| number % 4 == part);
+                    numbers
+                        .map(|number| {
+                            let tenant = apps[number % apps.len()].tenant(&format!("Racer {number}"));
+                            let mode = if number % 2 == 0 { "delegated" } else { "txt" };
+                            let claim = claim_as(&tenant, name, mode);
+                            (tenant, claim)
+                        })
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        made.into_iter().flat_map(|part| part.join().unwrap()).collect()
+    });
+    let tokens: Vec<&str> = racers.iter().map(|(_, claim)| claim.token.as_str()).collect();
+    named.publish_txt(&format!("_signpost.{name}"), &tokens);
+    let start = std::sync::Barrier::new(RACERS);
+    let answers: Vec<Answer> = std::thread::scope(|scope| {
+        let checks: Vec<_> = racers
+            .iter()
+            .map(|(tenant, claim)| {
+                scope.spawn(|| {
+                    start.wait();
+                    check(tenant, claim)
+                })
+            })
+            .collect();
+        checks.into_iter().map(|check| check.join().unwrap()).collect()
+    });
+    for answer in &answers {
+        match answer.status {
+            200 => {}
+            409 => drop(answer.problem(409, "claim-contested")),
+            _ => panic!("{}", answer.text()),
+        }
+    }
+    let mut counts = std::collections::BTreeMap::new();
+    for (tenant, claim) in &racers {
+        *counts.entry(ownership(tenant, claim)).or_insert(0) += 1;
+    }
+    assert_eq!(counts, [("pending".to_owned(), RACERS - 1), ("verified".to_owned(), 1)].into());
+    // Nor does anybody win later by a token of that race.
+    for (tenant, claim) in racers.iter().filter(|(tenant, claim)| ownership(tenant, claim) == "pending").take(3) {
+        check(tenant, claim);
+        assert_eq!(ownership(tenant, claim), "pending");
+    }
+}
+
+#[test]
+fn of_a_hundred_claims_at_once_one_wins_on_sqlite() {
+    let named = World::zones().start();
+    let app = App::with().dns(&named).env("SIGNPOST_DNS_UPDATE", named.update_setting()).start();
+    a_hundred_race(&[&app], &named, "example.test");
+}
+
+#[test]
+fn of_a_hundred_claims_at_once_one_wins_among_processes_on_postgresql() {
+    let (named, server) = (World::zones().start(), PostgresServer::start());
+    let database = server.database();
+    let settings = || {
+        let app = App::with().dns(&named).env("SIGNPOST_DNS_UPDATE", named.update_setting());
+        app.env("SIGNPOST_DATABASE_URL", database.as_str())
+    };
+    let first = settings().start();
+    let second = settings().env("SIGNPOST_MASTER_KEY_FILE", first.master_key_file().display().to_string()).start();
+    a_hundred_race(&[&first, &second], &named, "example.test");
+}
+
+#[test]
+fn the_owner_of_a_child_keeps_it_when_another_proves_the_parent_later() {
+    let world = World::start();
+    let bert = world.app.tenant("Bert");
+    let child = enabled_domain(&bert, &world.named, "shop.example.test", "ed25519");
+    let parent = world.enabled_domain("example.test", "ed25519");
+    for (tenant, domain) in [(&bert, &child), (&world.tenant, &parent)] {
+        let read = tenant.api.get(&format!("/v1/domains/{}", domain.id)).expect(200).json();
+        assert_eq!((&read["ownership"], &read["signing"]), (&json!("verified"), &json!("enabled")));
+    }
+    let post = |tenant: &Tenant, from: &str| {
+        let message = json!({"from": from, "to": ["bob@receiver.test"], "subject": "x", "text": "y"});
+        tenant.api.post("/v1/messages", &message)
+    };
+    for from in ["ann@shop.example.test", "ann@deep.shop.example.test"] {
+        post(&world.tenant, from).problem(403, "domain-not-allowed");
+        post(&bert, from).expect(202);
+    }
+    post(&bert, "bert@example.test").problem(403, "domain-not-allowed");
+    // What nobody proved below a proven name is the nearest owner's; a claim alone changes nothing.
+    claim(&bert, "news.example.test");
+    post(&bert, "bert@news.example.test").problem(403, "domain-not-allowed");
+    post(&world.tenant, "ann@news.example.test").expect(202);
+    // Without its owner the child is the parent's again, as far as it was not proven anew.
+    bert.api.delete(&format!("/v1/domains/{}", child.id)).expect(204);
+    post(&bert, "bert@shop.example.test").problem(403, "domain-not-allowed");
+    post(&world.tenant, "ann@shop.example.test").expect(202);
 }

@@ -36,6 +36,8 @@ fn what_belongs_to_another_tenant_is_a_404_like_what_does_not_exist() {
     let world = World::start();
     let domain = world.enabled_domain("example.test", "ed25519");
     let message_id = world.send_to(&domain, "bob@receiver.test");
+    let keys = world.tenant.api.get(&format!("/v1/domains/{}/keys", domain.id)).expect(200).json();
+    let key_id = keys["data"][0]["id"].as_str().unwrap();
     let stranger = world.app.tenant("Eve").api;
     let calls: Vec<(&str, String, Option<Value>)> = vec![
         ("GET", "/v1/domains/{dom}".into(), None),
@@ -48,22 +50,26 @@ fn what_belongs_to_another_tenant_is_a_404_like_what_does_not_exist() {
         ("POST", "/v1/domains/{dom}/signing/disable".into(), None),
         ("GET", "/v1/domains/{dom}/keys".into(), None),
         ("POST", "/v1/domains/{dom}/keys".into(), Some(json!({"algorithm": "ed25519"}))),
+        ("POST", "/v1/domains/{dom}/keys/rotate".into(), None),
+        ("POST", "/v1/keys/{key}/revoke".into(), None),
+        ("GET", "/v1/domains/{dom}/signing-policy".into(), None),
+        ("PATCH", "/v1/domains/{dom}/signing-policy".into(), Some(json!({"rotation_days": 1}))),
         ("GET", "/v1/messages/{msg}".into(), None),
         ("GET", "/v1/messages/{msg}/raw".into(), None),
         ("GET", "/v1/messages/{msg}/events".into(), None),
     ];
     for (method, path, body) in calls {
-        let call = |dom: &str, msg: &str| {
-            let path = path.replace("{dom}", dom).replace("{msg}", msg);
+        let call = |dom: &str, msg: &str, key: &str| {
+            let path = path.replace("{dom}", dom).replace("{msg}", msg).replace("{key}", key);
             let (kind, body) = match &body {
                 Some(body) => (Some("application/json"), body.to_string().into_bytes()),
                 None => (None, Vec::new()),
             };
             stranger.call(method, &path, kind, body)
         };
-        let foreign = call(&domain.id, &message_id);
+        let foreign = call(&domain.id, &message_id, key_id);
         foreign.problem(404, "not-found");
-        let absent = call(&format!("dom_{ABSENT}"), &format!("msg_{ABSENT}"));
+        let absent = call(&format!("dom_{ABSENT}"), &format!("msg_{ABSENT}"), &format!("key_{ABSENT}"));
         assert_eq!(essence(&foreign), essence(&absent), "{method} {path}");
     }
     assert_eq!(stranger.get("/v1/domains").expect(200).json()["data"], json!([]));
@@ -232,10 +238,11 @@ fn a_key_does_what_its_scopes_say_and_nothing_else() {
 }
 
 /// Operation and the scope that it needs; what is not listed here fails the test below.
-const OPERATIONS: [(&str, &str, &str); 22] = [
+const OPERATIONS: [(&str, &str, &str); 27] = [
     ("get", "/v1/api-keys", "admin"),
     ("post", "/v1/api-keys", "admin"),
     ("delete", "/v1/api-keys/{id}", "admin"),
+    ("get", "/v1/audit", "admin"),
     ("get", "/v1/domains", "domains:read"),
     ("post", "/v1/domains", "domains:write"),
     ("get", "/v1/domains/{id}", "domains:read"),
@@ -244,9 +251,13 @@ const OPERATIONS: [(&str, &str, &str); 22] = [
     ("get", "/v1/domains/{id}/checks", "domains:read"),
     ("get", "/v1/domains/{id}/keys", "domains:read"),
     ("post", "/v1/domains/{id}/keys", "domains:write"),
+    ("post", "/v1/domains/{id}/keys/rotate", "domains:write"),
     ("get", "/v1/domains/{id}/records", "domains:read"),
+    ("get", "/v1/domains/{id}/signing-policy", "domains:read"),
+    ("patch", "/v1/domains/{id}/signing-policy", "domains:write"),
     ("post", "/v1/domains/{id}/signing/disable", "domains:write"),
     ("post", "/v1/domains/{id}/signing/enable", "domains:write"),
+    ("post", "/v1/keys/{id}/revoke", "domains:write"),
     ("get", "/v1/messages", "messages:read"),
     ("post", "/v1/messages", "messages:send"),
     ("post", "/v1/messages/raw", "messages:send"),

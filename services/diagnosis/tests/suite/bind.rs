@@ -35,6 +35,22 @@ impl Zone {
         lines.extend(records.iter().map(|record| (*record).to_owned()));
         Self { name: name.to_owned(), lines }
     }
+
+    /// The same with this serial.
+    pub(crate) fn serial(mut self, serial: u32) -> Self {
+        self.lines[0] = format!("@ IN SOA ns1 hostmaster {serial} 3600 600 86400 1");
+        self
+    }
+
+    /// The whole as a zone file.
+    pub(crate) fn text(&self) -> String {
+        format!("$TTL 1\n{}\n", self.lines.join("\n"))
+    }
+
+    /// From a whole zone file.
+    pub(crate) fn from_text(name: &str, text: &str) -> Self {
+        Self { name: name.to_owned(), lines: text.lines().map(str::to_owned).collect() }
+    }
 }
 
 /// A running named; ended when dropped.
@@ -159,7 +175,7 @@ fn write_files(folder: &Path, address: SocketAddr, zones: &[Zone]) {
     for zone in zones {
         let name = &zone.name;
         config.push_str(&format!("zone \"{name}\" {{ type master; file \"{name}.zone\"; check-names ignore; }};\n"));
-        std::fs::write(folder.join(format!("{name}.zone")), format!("$TTL 1\n{}\n", zone.lines.join("\n"))).unwrap();
+        std::fs::write(folder.join(format!("{name}.zone")), zone.text()).unwrap();
     }
     std::fs::write(folder.join("named.conf"), config).unwrap();
 }

@@ -6,6 +6,8 @@ mod bind;
 #[cfg(test)]
 mod case_files;
 #[cfg(test)]
+mod dnssec;
+#[cfg(test)]
 mod evaluation;
 #[cfg(test)]
 mod servers;

@@ -41,20 +41,50 @@ fn pair(first: &[&str], second: &[&str]) -> (Bind, Bind) {
     (start(FIRST, first), start(SECOND, second))
 }
 
+/// Two servers of example.test that answer with these serials and records, one wrong.
+async fn status_of_pair(first: (u32, &str), second: (u32, &str)) -> Finding {
+    let port = free_port();
+    let start = |ip: [u8; 4], (serial, record): (u32, &str)| {
+        let zone = Zone::served_by("example.test", &["127.0.0.1", "127.0.0.2"], &[record]).serial(serial);
+        Bind::start_at(SocketAddr::new(ip.into(), port), &[zone])
+    };
+    let (first, _second) = (start(FIRST, first), start(SECOND, second));
+    check_key(&first.dns(), &key(1)).await
+}
+
 #[tokio::test]
-async fn servers_that_disagree_give_the_worst_status_and_are_named() {
-    let (ours, other) = (key(1), key(2));
-    let (first, _second) = pair(&[&key_line("s1._domainkey", &ours)], &[]);
-    let finding = check_key(&first.dns(), &ours).await;
-    assert_eq!(finding.status, Status::Missing, "{finding:?}");
+async fn servers_that_have_not_followed_yet_make_the_record_lag_and_are_named() {
+    let (ours, other) = (key_line("s1._domainkey", &key(1)), key_line("s1._domainkey", &key(2)));
+    let nothing = "unrelated TXT \"x\"";
+    let finding = status_of_pair((1, &ours), (1, nothing)).await;
+    assert_eq!(finding.status, Status::Lagging, "{finding:?}");
     assert!(finding.explanation.contains("ns1.example.test (127.0.0.1) says ok"), "{finding:?}");
     assert!(finding.explanation.contains("ns2.example.test (127.0.0.2) says missing"), "{finding:?}");
-    assert_eq!(finding.servers.len(), 2);
+    assert_eq!(finding.servers.len(), 2, "the resolver is not asked before all are right: {finding:?}");
 
-    let (first, _second) = pair(&[&key_line("s1._domainkey", &ours)], &[&key_line("s1._domainkey", &other)]);
-    let finding = check_key(&first.dns(), &ours).await;
-    assert_eq!(finding.status, Status::Mismatch, "{finding:?}");
+    let finding = status_of_pair((1, &ours), (1, &other)).await;
+    assert_eq!(finding.status, Status::Lagging, "{finding:?}");
     assert_eq!(finding.found.len(), 2);
+
+    // What was wrong before and is mended is still there on the server with the older zone.
+    let damaged = "s1._domainkey TXT \"v=DKIM1; p=???\"";
+    let finding = status_of_pair((43, &ours), (42, damaged)).await;
+    assert_eq!(finding.status, Status::Lagging, "{finding:?}");
+    assert!(finding.explanation.contains("says malformed (serial 42 of the zone)"), "{finding:?}");
+}
+
+#[tokio::test]
+async fn servers_that_are_wrong_in_their_own_right_decide() {
+    let ours = key_line("s1._domainkey", &key(1));
+    let damaged = "s1._domainkey TXT \"v=DKIM1; p=???\"";
+    let finding = status_of_pair((1, &ours), (1, damaged)).await;
+    assert_eq!(finding.status, Status::Malformed, "{finding:?}");
+    assert!(finding.explanation.contains("ns2.example.test (127.0.0.2) says malformed"), "{finding:?}");
+    // The newest zone is the one without the record: it was taken away, the other server has not heard of it yet.
+    let finding = status_of_pair((7, &ours), (8, "unrelated TXT \"x\"")).await;
+    assert_eq!(finding.status, Status::Missing, "{finding:?}");
+    let finding = status_of_pair((1, &ours), (1, "s1._domainkey TXT \"v=DKIM1; p=\"")).await;
+    assert_eq!(finding.status, Status::Revoked, "{finding:?}");
 }
 
 #[tokio::test]
@@ -67,7 +97,7 @@ async fn a_silent_server_is_a_warning_beside_a_right_one() {
     assert!(finding.warnings.iter().any(|warning| warning.contains("127.0.0.3")), "{finding:?}");
     let mut statuses: Vec<_> = finding.servers.iter().map(|answer| answer.status.as_str()).collect();
     statuses.sort_unstable();
-    assert_eq!(statuses, ["ok", "unreachable"]);
+    assert_eq!(statuses, ["ok", "ok", "unreachable"], "with the resolver: {finding:?}");
 }
 
 #[tokio::test]
@@ -111,7 +141,7 @@ async fn addresses_that_are_not_public_are_not_asked() {
 }
 
 #[tokio::test]
-async fn the_resolver_is_never_asked_for_the_record_itself() {
+async fn the_resolver_is_asked_only_for_what_the_authoritative_servers_have() {
     let ours = key(1);
     let port = free_port();
     let records = key_line("s1._domainkey", &ours);
@@ -123,15 +153,22 @@ async fn the_resolver_is_never_asked_for_the_record_itself() {
         &[Zone::served_by("example.test", &["127.0.0.2"], &[&records])],
     );
     let dns = resolver.dns();
-    assert_eq!(check_key(&dns, &ours).await.status, Status::Ok);
-    let absent =
-        [Expected { name: "s2._domainkey.example.test".to_owned(), want: Want::DkimKey { key: ours.clone() } }];
-    assert_eq!(check(&dns, &domain(), &absent, DEADLINE).await[0].status, Status::Missing);
+    let expected = |selector: &str| {
+        let name = format!("{selector}._domainkey.example.test");
+        [Expected { name, want: Want::DkimKey { key: ours.clone() } }]
+    };
+    assert_eq!(check(&dns, &domain(), &expected("s2"), DEADLINE).await[0].status, Status::Missing);
     assert_eq!(read_published_key(&dns, &domain(), NAME, DEADLINE).await, Ok(Some(ours.to_p())));
+    let finding = check(&dns, &domain(), &expected("s1"), DEADLINE).await.remove(0);
+    // What it remembers is shown and a warning, no fault.
+    assert_eq!(finding.status, Status::Ok, "{finding:?}");
+    let servers: Vec<_> = finding.servers.iter().map(|one| (one.server.as_str(), one.status)).collect();
+    assert_eq!(servers, [("ns1.example.test (127.0.0.2)", Status::Ok), ("resolver (127.0.0.1)", Status::Missing)]);
+    assert!(finding.warnings.iter().any(|warning| warning.contains("at most 1 seconds")), "{finding:?}");
     // The log of questions is written behind: a last question tells when it is complete.
     let marker = "marker.example.test";
     assert!(dns.txt(marker).await.is_err());
-    assert_eq!(resolver.txt_questions_up_to(marker).await, [marker]);
+    assert_eq!(resolver.txt_questions_up_to(marker).await, [NAME, marker]);
     assert!(authority.txt_questions_up_to(NAME).await.iter().any(|name| name == NAME));
 }
 
@@ -215,6 +252,66 @@ async fn a_truncated_answer_without_tcp_is_no_answer() {
     assert_eq!(finding.status, Status::Unreachable, "{finding:?}");
     assert!(finding.explanation.contains("TCP"), "{finding:?}");
     server.abort();
+}
+
+#[tokio::test]
+async fn a_truncated_answer_without_tcp_is_a_warning_beside_a_right_server() {
+    let ours = key(1);
+    let port = free_port();
+    let zone = Zone::served_by("example.test", &["127.0.0.1", "127.0.0.2"], &[&key_line("s1._domainkey", &ours)]);
+    let first = Bind::start_at(SocketAddr::new(FIRST.into(), port), &[zone]);
+    let socket = UdpSocket::bind(SocketAddr::new(SECOND.into(), port)).await.unwrap();
+    let server = tokio::spawn(always_truncated(socket));
+    let finding = check_key(&first.dns(), &ours).await;
+    assert_eq!(finding.status, Status::Ok, "{finding:?}");
+    assert!(finding.warnings.iter().any(|w| w.contains("127.0.0.2") && w.contains("TCP")), "{finding:?}");
+    server.abort();
+}
+
+#[tokio::test]
+async fn servers_that_hang_do_not_hold_the_check_past_its_deadline() {
+    let ours = key(1);
+    let port = free_port();
+    let servers = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
+    let zone = Zone::served_by("example.test", &servers, &[&key_line("s1._domainkey", &ours)]);
+    let first = Bind::start_at(SocketAddr::new(FIRST.into(), port), &[zone]);
+    // They take questions and connections and say nothing.
+    let _udp = [SECOND, [127, 0, 0, 3]].map(|ip| std::net::UdpSocket::bind(SocketAddr::new(ip.into(), port)).unwrap());
+    let _tcp = std::net::TcpListener::bind(SocketAddr::new(SECOND.into(), port)).unwrap();
+    let deadline = Duration::from_secs(1);
+    let expected: Vec<Expected> = (1..6)
+        .map(|n| Expected { name: format!("s{n}._domainkey.example.test"), want: Want::DkimKey { key: ours.clone() } })
+        .collect();
+    let dns = first.dns();
+    let findings = tokio::time::timeout(deadline * 3, check(&dns, &domain(), &expected, deadline)).await.unwrap();
+    let statuses: Vec<_> = findings.iter().map(|finding| finding.status).collect();
+    assert_eq!(statuses[0], Status::Ok, "the one server that answered is right: {findings:?}");
+    assert!(statuses[1..].iter().all(|status| *status == Status::Missing), "{findings:?}");
+    assert!(findings.iter().all(|f| f.warnings.iter().any(|w| w.contains("127.0.0.3"))), "{findings:?}");
+}
+
+#[tokio::test]
+async fn the_cname_of_a_delegated_key_is_checked_with_what_stands_behind_it() {
+    let ours = key(1);
+    let lines = ["a._domainkey CNAME slot1.dkim.service.test.", "b._domainkey CNAME slot2.dkim.service.test."];
+    let service = Zone::new("service.test", &[&key_line("slot1.dkim", &ours), &key_line("slot9.dkim", &ours)]);
+    let bind = Bind::start(&[Zone::new("example.test", &lines), service]);
+    let want = |label: &str, target: &str, key: Option<&PublicKey>| Expected {
+        name: format!("{label}._domainkey.example.test"),
+        want: Want::DkimAlias { target: format!("{target}.dkim.service.test"), key: key.cloned() },
+    };
+    let expected = [
+        want("a", "slot1", Some(&ours)),
+        want("a", "slot1", Some(&key(2))),
+        want("a", "slot9", Some(&ours)),
+        want("b", "slot2", None),
+        want("b", "slot2", Some(&ours)),
+        want("c", "slot3", None),
+    ];
+    let findings = check(&bind.dns(), &domain(), &expected, DEADLINE).await;
+    let statuses: Vec<_> = findings.iter().map(|finding| finding.status).collect();
+    use Status::{CnameBroken, Mismatch, Missing, Ok};
+    assert_eq!(statuses, [Ok, Mismatch, CnameBroken, Ok, Missing, Missing], "{findings:?}");
 }
 
 #[tokio::test]

@@ -65,6 +65,7 @@ fn audit(id: &str) -> AuditRow {
         actor: "system".to_owned(),
         action: "made".to_owned(),
         object: "o".to_owned(),
+        domain_id: None,
         details: serde_json::json!({}),
         request_id: None,
         at: 0,
@@ -207,6 +208,7 @@ fn active_key() -> KeyRow {
         published_p: None,
         published_read_at: None,
         published_tried_at: None,
+        life: signpost_store::KeyLife::default(),
         created_at: 0,
     }
 }

@@ -1,18 +1,27 @@
 //! Check, enable, disable: what DNS says becomes state, by the rules of DESIGN and nowhere else.
+use super::key_steps::Turn;
 use super::records::Listed;
-use super::{CheckView, CheckedRecord, DomainView, Purpose, ServerView, states};
+use super::states::{Circumstances, Sighting};
+use super::{CheckView, CheckedRecord, DELEGATED, DomainView, Purpose, ServerView, states};
+use crate::audit::Actor;
+use crate::delegation::slots;
 use crate::{Caller, Engine, Error, FieldError, Scope};
 use serde_json::json;
 use signpost_diagnosis::check::{self, Expected, Finding, Status};
 use signpost_dkim::record;
-use signpost_store::{CheckRow, Claim, DomainChange, DomainRow, EventRow, KeyChange, KeyRow, NameVersion, StoreError};
+use signpost_store::{CheckRow, Claim, DomainChange, DomainRow, EventRow, KeyRow, NameVersion, StoreError};
 use std::sync::PoisonError;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// DESIGN: POST /domains/{id}/check has a deadline of 10 s; what is left is for the answer.
 const CHECK_DEADLINE: Duration = Duration::from_millis(9_000);
+/// By then the trial signatures are made, too.
+const PROOF_DEADLINE: Duration = Duration::from_millis(9_500);
 /// DESIGN "Enable": a passed check is good for so long.
 const CHECK_FRESH_MS: i64 = 10 * 60 * 1000;
+/// A check with what it asks for afterwards.
+const WHOLE_DEADLINE: Duration = Duration::from_millis(9_800);
 const CHECKS_PER_MINUTE: usize = 120;
 /// A change that lost against another one is planned anew so many times: of parallel ones at least one wins each round.
 const CHANGE_TRIES: usize = 64;
@@ -22,8 +31,7 @@ struct Observation {
     row: CheckRow,
     records: Vec<CheckedRecord>,
     ownership_ok: bool,
-    /// (key id, right?, p= found) for each key whose record DNS answered about.
-    keys: Vec<(String, bool, String)>,
+    keys: Vec<Sighting>,
     name: NameVersion,
 }
 
@@ -57,19 +65,26 @@ impl Engine {
                 return Err(Error::ClaimContested);
             }
             let keys = self.inner.store.keys(&domain.tenant_id, id).await?;
-            let transitions = states::transitions(&keys, &[], true);
-            let change = DomainChange {
-                signing: Some(("enabled".into(), None)),
-                keys: states::key_changes(&transitions),
-                events: self.key_events(&domain, &keys, &transitions),
-                audit: vec![self.audit(
-                    caller,
-                    "signing.enabled",
-                    id,
-                    json!({"before": domain.signing, "keys": transitions}),
-                )],
+            if states::required_key(&keys).is_none() {
+                let detail = "the domain has no key that could sign; make one with POST /v1/domains/{id}/keys/rotate";
+                return Err(Error::RecordsNotReady(vec![FieldError::at("", detail)]));
+            }
+            let circumstances = Circumstances { signs: true, ..self.circumstances(&domain, &[]) };
+            let barred = self.barred(&keys, circumstances).await;
+            let details = json!({"before": domain.signing, "after": "enabled"});
+            let mut change = DomainChange {
+                audit: vec![self.audit(caller, "signing.enabled", id, details)],
                 ..DomainChange::default()
             };
+            let turn = Turn {
+                actor: Actor::Caller(caller),
+                domain: &domain,
+                keys: &keys,
+                circumstances: Circumstances { barred: &barred, ..circumstances },
+                because: json!({"reason": "signing was enabled"}),
+            };
+            self.turn(&turn, &mut change);
+            change.signing = Some(("enabled".into(), None));
             match self.inner.store.change_domain(&domain.tenant_id, id, domain.version, &change).await {
                 Ok(()) => {
                     self.inner.store.hurry_waiting(&domain.tenant_id, id, self.now_ms()).await?;
@@ -92,7 +107,12 @@ impl Engine {
             }
             let change = DomainChange {
                 signing: Some(("disabled".into(), None)),
-                audit: vec![self.audit(caller, "signing.disabled", id, json!({"before": domain.signing}))],
+                audit: vec![self.audit(
+                    caller,
+                    "signing.disabled",
+                    id,
+                    json!({"before": domain.signing, "after": "disabled"}),
+                )],
                 ..DomainChange::default()
             };
             match self.inner.store.change_domain(&domain.tenant_id, id, domain.version, &change).await {
@@ -120,7 +140,11 @@ impl Engine {
             return Ok(false);
         }
         let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
-        let listed = self.listed_records(domain, &keys)?;
+        if domain.dkim_mode == DELEGATED && states::required_key(&keys).is_none_or(|key| key.state == states::PENDING) {
+            // The CNAME that was right then says nothing of a key that came behind it since.
+            return Ok(false);
+        }
+        let listed = self.listed_records(domain, &keys).await?;
         Ok(listed.iter().filter(|l| l.view.required).all(|l| {
             check
                 .records
@@ -132,12 +156,19 @@ impl Engine {
     /// Asks, records, applies. What DNS said is kept while a concurrent change makes us plan again.
     async fn run_check(&self, caller: &Caller, domain: DomainRow) -> Result<CheckView, Error> {
         let id = domain.id.clone();
+        if domain.dkim_mode == DELEGATED {
+            self.publish_domain(&domain.tenant_id, &id, slots::BEFORE_A_CHECK).await;
+        }
         let observation = self.observe(&domain).await?;
         let mut domain = domain;
         for _ in 0..CHANGE_TRIES {
             let keys = self.inner.store.keys(&domain.tenant_id, &id).await?;
             let previous = self.inner.store.last_check(&domain.tenant_id, &id).await?;
-            let change = self.plan(caller, &domain, &keys, &observation, previous.as_ref());
+            let circumstances =
+                Circumstances { now: observation.row.checked_at, ..self.circumstances(&domain, &observation.keys) };
+            let barred = self.barred(&keys, circumstances).await;
+            let circumstances = Circumstances { barred: &barred, ..circumstances };
+            let change = self.plan(caller, &domain, &keys, &observation, previous.as_ref(), circumstances);
             match self.inner.store.change_domain(&domain.tenant_id, &id, domain.version, &change).await {
                 Ok(()) => {
                     self.inner.store.hurry_waiting(&domain.tenant_id, &id, self.now_ms()).await?;
@@ -152,14 +183,18 @@ impl Engine {
 
     async fn observe(&self, domain: &DomainRow) -> Result<Observation, Error> {
         let store = &self.inner.store;
+        let began = Instant::now();
         // Before DNS is asked: a claim decided while we look must make ours fail.
         let name = store.name_version(&domain.name).await?;
         let keys = store.keys(&domain.tenant_id, &domain.id).await?;
-        let listed = self.listed_records(domain, &keys)?;
+        let listed = self.listed_records(domain, &keys).await?;
         let expected: Vec<Expected> = listed.iter().map(|l| l.expected.clone()).collect();
         let signing_domain = super::records::stored_domain(&domain.name)?;
-        let findings = check::check(&self.inner.dns, &signing_domain, &expected, CHECK_DEADLINE).await;
-        let found_keys = listed.iter().zip(&findings).filter_map(key_observation).collect();
+        let until = Instant::now() + PROOF_DEADLINE;
+        let mut findings = check::check(&self.inner.dns, &signing_domain, &expected, CHECK_DEADLINE).await;
+        self.prove_keys(&keys, &listed, &mut findings, until).await?;
+        let ttl_deadline = WHOLE_DEADLINE.saturating_sub(began.elapsed());
+        let found_keys = self.sightings(&signing_domain, &keys, listed.iter().zip(&findings), ttl_deadline).await;
         let too_old = !token_can_win(domain, &name);
         let mut records: Vec<_> = listed.into_iter().zip(findings).map(|(l, f)| checked_record(l, f)).collect();
         if let Some(ownership) = records.iter_mut().find(|r| r.record.purpose == Purpose::Ownership)
@@ -191,6 +226,7 @@ impl Engine {
         keys: &[KeyRow],
         seen: &Observation,
         previous: Option<&CheckRow>,
+        circumstances: Circumstances<'_>,
     ) -> DomainChange {
         let at = seen.row.checked_at;
         let mut change = DomainChange { check: Some(seen.row.clone()), ..DomainChange::default() };
@@ -203,27 +239,15 @@ impl Engine {
                 loser_event: self.loser_event(domain, &seen.name),
             });
             change.events.push(self.domain_event(domain, "domain.verified", json!({"check": public_check(&seen.row)})));
-            change.audit.push(self.audit(caller, "domain.verified", &domain.id, json!({"before": domain.ownership})));
-        }
-        let ok: Vec<String> = seen.keys.iter().filter(|(_, right, _)| *right).map(|(id, ..)| id.clone()).collect();
-        let transitions = states::transitions(keys, &ok, domain.signing != "disabled");
-        change.events.extend(self.key_events(domain, keys, &transitions));
-        for (id, state) in &transitions {
             change.audit.push(self.audit(
                 caller,
-                &format!("key.{state}"),
-                id,
-                json!({"check": public_check(&seen.row)}),
+                "domain.verified",
+                &domain.id,
+                json!({"before": domain.ownership, "after": "verified"}),
             ));
         }
-        change.keys = states::key_changes(&transitions);
-        for (id, _, p) in &seen.keys {
-            let published = Some((p.clone(), at));
-            match change.keys.iter_mut().find(|k| &k.key_id == id) {
-                Some(key) => key.published = published,
-                None => change.keys.push(KeyChange { key_id: id.clone(), state: None, published, wipe: false }),
-            }
-        }
+        let because = json!({"check": public_check(&seen.row)});
+        self.turn(&Turn { actor: Actor::Caller(caller), domain, keys, circumstances, because }, &mut change);
         if seen.row.verdict == "fail" && previous.is_none_or(|p| p.verdict != "fail") {
             let wrong: Vec<_> = not_ready(&seen.records).into_iter().map(|e| e.detail).collect();
             change.events.push(self.domain_event(
@@ -244,7 +268,7 @@ impl Engine {
         })
     }
 
-    fn domain_event(&self, domain: &DomainRow, kind: &str, details: serde_json::Value) -> EventRow {
+    pub(super) fn domain_event(&self, domain: &DomainRow, kind: &str, details: serde_json::Value) -> EventRow {
         EventRow {
             id: self.fresh_id(),
             tenant_id: domain.tenant_id.clone(),
@@ -255,19 +279,6 @@ impl Engine {
             domain: Some(domain.name.clone()),
             details,
         }
-    }
-
-    fn key_events(&self, domain: &DomainRow, keys: &[KeyRow], transitions: &[(String, &'static str)]) -> Vec<EventRow> {
-        let event = |(id, state): &(String, &'static str)| {
-            let kind = match *state {
-                states::PUBLISHED => "key.published",
-                states::ACTIVE => "key.activated",
-                _ => return None,
-            };
-            let selector = keys.iter().find(|k| &k.id == id).map(|k| k.selector.clone());
-            Some(self.domain_event(domain, kind, json!({"key": crate::ids::public("key", id), "selector": selector})))
-        };
-        transitions.iter().filter_map(event).collect()
     }
 
     /// DESIGN: checks are at most 120 a minute per tenant.
@@ -301,8 +312,9 @@ fn token_can_win(domain: &DomainRow, name: &NameVersion) -> bool {
 }
 
 /// (key id, right?, p= found or empty) of a DKIM record, unless no server answered or they disagree: while a change spreads over
-/// the servers what was read last stays good.
-fn key_observation((listed, finding): (&Listed, &Finding)) -> Option<(String, bool, String)> {
+/// the servers what was read last stays good. So it does where all serve the right record and it is not ok all the same: because it
+/// does not validate, or because the trial signature failed.
+pub(super) fn key_observation((listed, finding): (&Listed, &Finding)) -> Option<(String, bool, String)> {
     let key_id = listed.key_id.clone()?;
     if finding.status != Status::Ok && finding.servers.iter().any(|server| server.status == Status::Ok) {
         return None;
@@ -320,7 +332,11 @@ fn key_observation((listed, finding): (&Listed, &Finding)) -> Option<(String, bo
         | Status::Truncated
         | Status::Misplaced
         | Status::Revoked
-        | Status::Unusable => Some((key_id, false, String::new())),
+        | Status::Unusable
+        | Status::Wildcard
+        | Status::CnameBroken
+        | Status::Lagging
+        | Status::DnssecBogus => Some((key_id, false, String::new())),
     }
 }
 

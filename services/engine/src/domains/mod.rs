@@ -1,20 +1,26 @@
 //! Domains: register, records, check, enable, keys.
 mod check;
+mod key_steps;
+mod proof;
 pub(crate) mod records;
+mod rotation;
 pub(crate) mod states;
 
 use crate::custody::is_remote;
+use crate::delegation::slots;
 use crate::rows::{CheckRow, DomainRow, KeyRow, Page};
 use crate::{Caller, Engine, Error, FieldError, Scope, ids};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use signpost_diagnosis::suffix::is_icann_suffix;
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
-use signpost_keys::{CustodyKind, KeyBinding};
-use signpost_store::StoreError;
+use signpost_keys::{CustodyKind, KeyBinding, Random};
+use signpost_store::{KeyLife, StoreError};
 
 /// Symbols of 5 bits: 130 random bits.
 const OWNERSHIP_TOKEN_LENGTH: usize = 26;
+/// Mode of a domain whose keys the service publishes.
+pub(crate) const DELEGATED: &str = "delegated";
 /// Symbols of 5 bits: no two keys of a name meet by chance; the store refuses the case.
 const SELECTOR_LENGTH: usize = 10;
 /// Keys of a domain that are neither retired nor revoked.
@@ -96,7 +102,7 @@ pub struct DomainView {
 pub struct NewDomain {
     /// As typed; U-labels welcome.
     pub name: String,
-    /// `txt`; `delegated` comes with its own issue and is refused until then.
+    /// `txt` unless said; `delegated` where the operator set it up.
     pub dkim_mode: Option<String>,
     /// `rsa-2048` unless said.
     pub algorithm: Option<String>,
@@ -115,7 +121,7 @@ impl Engine {
     /// Registers a domain and makes its first key. Scope domains:write.
     pub async fn register_domain(&self, caller: &Caller, new: &NewDomain) -> Result<DomainView, Error> {
         caller.require(Scope::DomainsWrite)?;
-        let (name, algorithm) = validate_new_domain(new)?;
+        let (name, algorithm, delegated) = validate_new_domain(new, self.offers_delegation())?;
         let custody = self.custody_for_new_key(None).map_err(|error| Error::Invalid(vec![error]))?;
         let _turn = if custody.is_remote() { Some(self.turn_to_make(&caller.tenant_id).await) } else { None };
         if self.inner.store.domain_by_name(&caller.tenant_id, name.as_str()).await?.is_some() {
@@ -129,7 +135,7 @@ impl Engine {
             id: self.fresh_id(),
             tenant_id: caller.tenant_id.clone(),
             name: name.to_string(),
-            dkim_mode: "txt".into(),
+            dkim_mode: if delegated { DELEGATED } else { "txt" }.into(),
             ownership: "pending".into(),
             ownership_token: ids::random_text(self.inner.random.as_ref(), OWNERSHIP_TOKEN_LENGTH),
             token_issued_at: now,
@@ -142,8 +148,19 @@ impl Engine {
         let key = self.make_key(&row, &name, algorithm, custody).await?;
         let details = json!({"name": row.name, "key": key.id, "selector": key.selector, "algorithm": key.algorithm});
         let audit = self.audit(caller, "domain.created", &row.id, details);
-        match self.inner.store.insert_domain(&row, &key, &audit).await {
-            Ok(()) => self.view(row).await,
+        let inserted = if delegated {
+            let made = self.new_slots(&row, &key.selector)?;
+            self.inner.store.insert_delegated_domain(&row, &made, &key, &audit).await
+        } else {
+            self.inner.store.insert_domain(&row, &key, &audit).await
+        };
+        match inserted {
+            Ok(()) => {
+                if delegated {
+                    self.publish_domain(&row.tenant_id, &row.id, slots::AT_ONCE).await;
+                }
+                self.view(row).await
+            }
             Err(error) => {
                 self.abandon(&key, &error).await;
                 Err(if matches!(error, StoreError::Conflict) { Error::DomainExists } else { error.into() })
@@ -180,19 +197,16 @@ impl Engine {
         if !self.inner.store.delete_domain(&caller.tenant_id, id, self.now_ms(), &event_id, &audit).await? {
             return Err(Error::NotFound("domain"));
         }
+        if row.dkim_mode == DELEGATED {
+            self.publish_domain(&row.tenant_id, id, slots::AT_ONCE).await;
+        }
         for key in &keys {
             if let Some(Ok(custody)) = CustodyKind::parse(&key.custody).map(|kind| self.custody(kind)) {
                 custody.forget(&key.id);
             }
         }
         if keys.iter().any(is_remote) {
-            // At once; what fails, or ends with this process, is done by the passes.
-            let engine = self.clone();
-            tokio::spawn(async move {
-                if let Err(error) = engine.withdraw_keys().await {
-                    tracing::warn!(?error, "keys of a deleted domain are given up later");
-                }
-            });
+            self.withdraw_soon();
         }
         Ok(())
     }
@@ -253,11 +267,20 @@ impl Engine {
             self.admit_further(&domain).await?;
         }
         let key = self.make_key(&domain, &name, algorithm, custody).await?;
-        let details = json!({"domain": domain.name, "selector": key.selector, "algorithm": key.algorithm});
-        let audit = self.audit(caller, "key.created", &key.id, details);
+        let details = json!({
+            "before": null,
+            "after": states::PENDING,
+            "selector": key.selector,
+            "algorithm": key.algorithm,
+            "custody": key.custody,
+        });
+        let audit = self.audit(caller, "key.created", &key.id, details).of_domain(&domain.id);
         if let Err(error) = self.inner.store.insert_key(&caller.tenant_id, &key, &audit).await {
             self.abandon(&key, &error).await;
             return Err(error.into());
+        }
+        if domain.dkim_mode == DELEGATED {
+            self.publish_domain(&domain.tenant_id, id, slots::AT_ONCE).await;
         }
         Ok(key)
     }
@@ -273,13 +296,17 @@ impl Engine {
             None => None,
             Some(check) => Some(CheckView::from_row(&check)?),
         };
-        let listed = self.listed_records(&row, &keys)?;
+        let listed = self.listed_records(&row, &keys).await?;
         let checked = last_check.as_ref().map_or(&[][..], |check| check.records.as_slice());
-        let records = records::with_statuses(listed, checked);
+        let mut records = records::with_statuses(listed, checked);
+        if row.dkim_mode != DELEGATED {
+            records::warn_of_retiring(&mut records, &keys);
+            records.extend(records::of_revoked(&row, &keys, self.now_ms())?);
+        }
         Ok(DomainView { row, keys, records, last_check })
     }
 
-    /// A key with a random selector, never used before for this name.
+    /// A key with a random selector, never used before for this name; of a delegated domain, with that of a free slot.
     async fn make_key(
         &self,
         domain: &DomainRow,
@@ -287,8 +314,12 @@ impl Engine {
         algorithm: KeyAlgorithm,
         custody: CustodyKind,
     ) -> Result<KeyRow, Error> {
-        let text = format!("sp{}", ids::random_text(self.inner.random.as_ref(), SELECTOR_LENGTH));
-        let selector = Selector::parse(&text).map_err(|error| Error::Internal(format!("selector: {error}")))?;
+        let of_slot = if domain.dkim_mode == DELEGATED { self.slot_selector(domain).await? } else { None };
+        let selector = match of_slot {
+            Some(selector) => selector,
+            None => Selector::parse(&random_selector(self.inner.random.as_ref()))
+                .map_err(|error| Error::Internal(format!("selector: {error}")))?,
+        };
         let id = self.fresh_id();
         let binding = KeyBinding {
             tenant: domain.tenant_id.clone(),
@@ -301,6 +332,7 @@ impl Engine {
         }
         let custody = self.custody(custody)?;
         let made = custody.create(&binding, algorithm).await?;
+        let now = self.now_ms();
         Ok(KeyRow {
             id,
             tenant_id: domain.tenant_id.clone(),
@@ -316,7 +348,8 @@ impl Engine {
             published_p: None,
             published_read_at: None,
             published_tried_at: None,
-            created_at: self.now_ms(),
+            life: KeyLife { state_since: now, ..KeyLife::default() },
+            created_at: now,
         })
     }
 }
@@ -330,7 +363,13 @@ impl CheckView {
     }
 }
 
-fn validate_new_domain(new: &NewDomain) -> Result<(SigningDomain, KeyAlgorithm), Error> {
+/// A selector that was never used.
+pub(crate) fn random_selector(random: &dyn Random) -> String {
+    format!("sp{}", ids::random_text(random, SELECTOR_LENGTH))
+}
+
+/// `offered`: the operator set delegated mode up. The last value: whether it was asked for.
+fn validate_new_domain(new: &NewDomain, offered: bool) -> Result<(SigningDomain, KeyAlgorithm, bool), Error> {
     let name =
         SigningDomain::parse(&new.name).map_err(|error| FieldError::at("/name", error.to_string())).and_then(|name| {
             if is_icann_suffix(&name) {
@@ -341,12 +380,17 @@ fn validate_new_domain(new: &NewDomain) -> Result<(SigningDomain, KeyAlgorithm),
             Ok(name)
         });
     let mode = match new.dkim_mode.as_deref() {
-        None | Some("txt") => Ok(()),
-        Some("delegated") => Err(FieldError::at("/dkim_mode", "`delegated` is not offered by this server; use `txt`")),
+        None | Some("txt") => Ok(false),
+        Some(DELEGATED) if offered => Ok(true),
+        Some(DELEGATED) => Err(FieldError::at(
+            "/dkim_mode",
+            "`delegated` is not offered by this server, since its operator set no DNS server to publish keys on \
+             (SIGNPOST_DNS_UPDATE and SIGNPOST_SERVICE_DOMAIN); use `txt`",
+        )),
         Some(_) => Err(FieldError::at("/dkim_mode", "one of `txt`, `delegated` is needed")),
     };
     match (name, parse_algorithm(new.algorithm.as_deref()), mode) {
-        (Ok(name), Ok(algorithm), Ok(())) => Ok((name, algorithm)),
+        (Ok(name), Ok(algorithm), Ok(delegated)) => Ok((name, algorithm, delegated)),
         (name, algorithm, mode) => {
             Err(Error::Invalid(name.err().into_iter().chain(algorithm.err()).chain(mode.err()).collect()))
         }

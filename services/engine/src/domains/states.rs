@@ -1,5 +1,6 @@
-//! Key states: `pending -> published -> active -> retiring -> retired`, `revoked` from any. Decided here only.
-use signpost_store::{KeyChange, KeyRow};
+//! Key states: `pending -> published -> active -> retiring -> retired`, `revoked` from any. Decided here only; docs/key-states.md
+//! tells who and what causes each step.
+use signpost_store::{KeyLife, KeyRow};
 
 /// State of a key, as stored.
 pub(crate) const PENDING: &str = "pending";
@@ -9,10 +10,65 @@ pub(crate) const PUBLISHED: &str = "published";
 pub(crate) const ACTIVE: &str = "active";
 /// Replaced; its record must stay while mail signed with it is under way.
 pub(crate) const RETIRING: &str = "retiring";
+/// Nothing needs its record any more; its private half is gone.
+pub(crate) const RETIRED: &str = "retired";
+/// It must not be trusted any more; its private half is gone.
+pub(crate) const REVOKED: &str = "revoked";
+
+/// Caches are taken to keep a record no longer than this (the common limits are a day and a week), in ms.
+const LONGEST_TTL_MS: i64 = 7 * 24 * 3600 * 1000;
+/// TTL of a record where it could not be learned, in ms.
+const UNKNOWN_TTL_MS: i64 = 24 * 3600 * 1000;
+
+/// What DNS said at a key's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sighting {
+    /// Key.
+    pub(crate) key_id: String,
+    /// (right?, p= found or empty); `None`: no answer, or the servers do not agree.
+    pub(crate) answer: Option<(bool, String)>,
+    /// Something else than the record stands there, on some server at least.
+    pub(crate) other: bool,
+    /// TTL of what stands there, where it was asked for and told.
+    pub(crate) ttl_ms: Option<i64>,
+}
+
+/// What the next steps depend on.
+#[derive(Clone, Copy)]
+pub(crate) struct Circumstances<'a> {
+    /// What DNS says now; nothing of keys that were not asked for.
+    pub(crate) sightings: &'a [Sighting],
+    /// The domain signs (enabled or suspended).
+    pub(crate) signs: bool,
+    /// Keys that did not pass the test before their first use.
+    pub(crate) barred: &'a [String],
+    /// To be revoked.
+    pub(crate) revoke: Option<&'a str>,
+    /// Milliseconds.
+    pub(crate) now: i64,
+}
+
+/// One change of state: an arrow of docs/key-states.md.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) key_id: String,
+    pub(crate) from: String,
+    pub(crate) to: &'static str,
+}
 
 /// True while a signature by a key in this state may leave.
 pub(crate) fn may_be_sent(state: &str) -> bool {
     state == ACTIVE || state == RETIRING
+}
+
+/// True while the key signs, or could come to.
+pub(crate) fn is_in_use(state: &str) -> bool {
+    matches!(state, PENDING | PUBLISHED | ACTIVE)
+}
+
+/// True while a signature that this key made may leave: not if DNS said that the record of a replaced key is gone already.
+pub(crate) fn still_stands(key: &KeyRow) -> bool {
+    key.state == ACTIVE || (key.state == RETIRING && key.published_p.as_ref().is_none_or(|p| *p == key.public_key))
 }
 
 /// True while the key's record belongs into the tenant's zone.
@@ -20,118 +76,129 @@ pub(crate) fn is_listed(state: &str) -> bool {
     matches!(state, PENDING | PUBLISHED | ACTIVE | RETIRING)
 }
 
+/// True while the key may still come to sign.
+fn is_on_its_way(key: &KeyRow) -> bool {
+    key.state == PENDING || key.state == PUBLISHED
+}
+
+/// Keys are ordered by their making.
+fn age(key: &KeyRow) -> (i64, &str) {
+    (key.created_at, &key.id)
+}
+
+/// The newest key that signs.
+pub(crate) fn active_key(keys: &[KeyRow]) -> Option<&KeyRow> {
+    keys.iter().filter(|key| key.state == ACTIVE).max_by_key(|key| age(key))
+}
+
 /// The key whose record is required: the active one or, where none is active, the newest that could become it.
 pub(crate) fn required_key(keys: &[KeyRow]) -> Option<&KeyRow> {
-    let newest = |wanted: &[&str]| {
-        keys.iter()
-            .filter(|k| wanted.contains(&k.state.as_str()))
-            .max_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)))
-    };
-    newest(&[ACTIVE]).or_else(|| newest(&[PENDING, PUBLISHED]))
+    active_key(keys).or_else(|| keys.iter().filter(|key| is_on_its_way(key)).max_by_key(|key| age(key)))
 }
 
-/// New states: pending keys in `seen_ok` become published; then, if the domain signs (`enabled`), the newest published key
-/// becomes active and a former active one retiring; an older key never replaces a newer one. Without dual signing at most one key of a domain is active.
-pub(crate) fn transitions(keys: &[KeyRow], seen_ok: &[String], enabled: bool) -> Vec<(String, &'static str)> {
-    let state_after = |key: &KeyRow| {
-        if key.state == PENDING && seen_ok.contains(&key.id) { PUBLISHED.to_owned() } else { key.state.clone() }
+/// The newest key that is to replace the active one, if a rotation is under way.
+pub(crate) fn next_key(keys: &[KeyRow]) -> Option<&KeyRow> {
+    let active = active_key(keys).map(age);
+    keys.iter()
+        .filter(|key| is_on_its_way(key) && active.is_none_or(|active| age(key) > active))
+        .max_by_key(|key| age(key))
+}
+
+/// The next steps of a domain's keys, in order. A pending key whose record is seen right becomes published; then, if the domain
+/// signs, the newest published key whose record is right, whose name is free of other data in caches and that passed its test
+/// becomes active, and a former active one retiring; an older key never replaces a newer one. A retiring key becomes retired
+/// once nothing needs its record. Without dual signing at most one key of a domain is active.
+pub(crate) fn steps(keys: &[KeyRow], circumstances: &Circumstances<'_>) -> Vec<Step> {
+    let mut keys = keys.to_vec();
+    let mut steps = Vec::new();
+    let mut take = |key: &mut KeyRow, to: &'static str| {
+        steps.push(Step { key_id: key.id.clone(), from: std::mem::replace(&mut key.state, to.to_owned()), to });
     };
-    let active = keys.iter().filter(|k| k.state == ACTIVE).map(|k| (k.created_at, &k.id)).max();
-    let newest_published = keys
-        .iter()
-        .filter(|k| state_after(k) == PUBLISHED && active.is_none_or(|active| (k.created_at, &k.id) > active))
-        .max_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-    let mut changes = Vec::new();
-    for key in keys {
-        let becomes = match (enabled, newest_published) {
-            (true, Some(next)) if next.id == key.id => ACTIVE,
-            (true, Some(_)) if key.state == ACTIVE => RETIRING,
-            _ if state_after(key) != key.state => PUBLISHED,
-            _ => continue,
-        };
-        changes.push((key.id.clone(), becomes));
+    for key in &mut keys {
+        if circumstances.revoke == Some(key.id.as_str()) && key.state != REVOKED {
+            take(key, REVOKED);
+        }
+        if key.state == PENDING && circumstances.seen_right(key) == Some(true) {
+            take(key, PUBLISHED);
+        }
+        let over = key.life.safe_to_remove_at.is_some_and(|at| at <= circumstances.now);
+        if key.state == RETIRING && over {
+            take(key, RETIRED);
+        }
     }
-    changes
+    let active = active_key(&keys).map(|key| (key.created_at, key.id.clone()));
+    let next = keys
+        .iter()
+        .filter(|key| active.as_ref().is_none_or(|(at, id)| age(key) > (*at, id)))
+        .filter(|key| key.state == PUBLISHED && circumstances.may_activate(key))
+        .max_by_key(|key| age(key))
+        .map(|key| key.id.clone());
+    let (true, Some(next)) = (circumstances.signs, next) else { return steps };
+    for key in &mut keys {
+        if key.id == next {
+            take(key, ACTIVE);
+        } else if key.state == ACTIVE {
+            take(key, RETIRING);
+        }
+    }
+    steps
 }
 
-/// `transitions` as store changes.
-pub(crate) fn key_changes(transitions: &[(String, &'static str)]) -> Vec<KeyChange> {
-    transitions
-        .iter()
-        .map(|(id, state)| KeyChange {
-            key_id: id.clone(),
-            state: Some((*state).to_owned()),
-            published: None,
-            wipe: false,
-        })
-        .collect()
+impl Circumstances<'_> {
+    /// `None`: it was not asked for, or nothing is known.
+    fn seen_right(&self, key: &KeyRow) -> Option<bool> {
+        let sighting = self.sightings.iter().find(|sighting| sighting.key_id == key.id)?;
+        sighting.answer.as_ref().map(|(right, _)| *right)
+    }
+
+    fn may_activate(&self, key: &KeyRow) -> bool {
+        let asked = self.sightings.iter().any(|sighting| sighting.key_id == key.id);
+        let right = match self.seen_right(key) {
+            Some(right) => right,
+            // Asked now and not answered, or not by all alike: that is no time to begin.
+            None if asked => false,
+            None => key.published_p.as_ref() == Some(&key.public_key),
+        };
+        let clean = key.life.other_data_until.is_none_or(|until| until <= self.now);
+        right && clean && !self.barred.contains(&key.id)
+    }
+}
+
+/// The times of a key after a look at its name.
+pub(crate) fn life_after_sighting(key: &KeyRow, sighting: &Sighting, now: i64) -> KeyLife {
+    let mut life = key.life.clone();
+    match &sighting.answer {
+        Some((true, _)) => {
+            life.first_seen_at.get_or_insert(now);
+            life.record_ttl = sighting.ttl_ms.or(life.record_ttl);
+        }
+        Some((false, _)) => life.first_seen_at = None,
+        None => {}
+    }
+    if sighting.other && is_on_its_way(key) {
+        let ttl = sighting.ttl_ms.unwrap_or(UNKNOWN_TTL_MS).min(LONGEST_TTL_MS);
+        life.other_data_until = life.other_data_until.max(Some(now + ttl));
+    }
+    life
+}
+
+/// The times of a key after a step. `lifetime_ms` is that of the queue.
+///
+/// A message that the key signed last may be in our queue for a lifetime, and in that of a forwarder, who verifies or whose
+/// receiver does, for another; and what stands in a zone is relied on for its TTL.
+pub(crate) fn life_after_step(mut life: KeyLife, to: &str, lifetime_ms: i64, now: i64) -> KeyLife {
+    life.state_since = now;
+    if to == RETIRING {
+        let ttl = life.record_ttl.unwrap_or(UNKNOWN_TTL_MS).min(LONGEST_TTL_MS);
+        life.retiring_since = Some(now);
+        life.safe_to_remove_at = Some(now.saturating_add(lifetime_ms.saturating_mul(2)).saturating_add(ttl));
+    }
+    if to == REVOKED {
+        life.safe_to_remove_at = None;
+    }
+    life
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(id: &str, state: &str, created_at: i64) -> KeyRow {
-        KeyRow {
-            id: id.into(),
-            tenant_id: "t".into(),
-            domain_id: "d".into(),
-            domain_name: "example.com".into(),
-            selector: id.into(),
-            algorithm: "rsa-2048".into(),
-            custody: "sealed".into(),
-            reference: format!("sealed:{id}"),
-            sealed: vec![],
-            public_key: String::new(),
-            state: state.into(),
-            published_p: None,
-            published_read_at: None,
-            published_tried_at: None,
-            created_at,
-        }
-    }
-
-    /// (keys before as id:state, seen ok, enabled, changes)
-    #[test]
-    fn a_key_is_published_when_seen_and_activated_when_the_domain_signs() {
-        type Case = (
-            &'static [(&'static str, &'static str)],
-            &'static [&'static str],
-            bool,
-            &'static [(&'static str, &'static str)],
-        );
-        let cases: [Case; 10] = [
-            (&[("a", PENDING)], &[], false, &[]),
-            (&[("a", PENDING)], &["a"], false, &[("a", PUBLISHED)]),
-            (&[("a", PUBLISHED)], &[], true, &[("a", ACTIVE)]),
-            (&[("a", PENDING)], &["a"], true, &[("a", ACTIVE)]),
-            (&[("a", ACTIVE), ("b", PENDING)], &[], true, &[]),
-            (&[("a", ACTIVE), ("b", PENDING)], &["a"], true, &[]),
-            (&[("a", ACTIVE), ("b", PENDING)], &["a", "b"], true, &[("a", RETIRING), ("b", ACTIVE)]),
-            (
-                &[("a", ACTIVE), ("b", PENDING), ("c", PENDING)],
-                &["b", "c"],
-                true,
-                &[("a", RETIRING), ("b", PUBLISHED), ("c", ACTIVE)],
-            ),
-            (&[("a", PENDING), ("b", ACTIVE)], &["a"], true, &[("a", PUBLISHED)]),
-            (&[("a", "revoked"), ("b", "retired")], &["a", "b"], true, &[]),
-        ];
-        for (before, seen, enabled, expected) in cases {
-            let keys: Vec<_> = (0_i64..).zip(before).map(|(at, (id, state))| key(id, state, at)).collect();
-            let seen: Vec<_> = seen.iter().map(|s| (*s).to_owned()).collect();
-            let got = transitions(&keys, &seen, enabled);
-            let got: Vec<_> = got.iter().map(|(id, state)| (id.as_str(), *state)).collect();
-            assert_eq!(got, expected, "before {before:?} seen {seen:?} enabled {enabled}");
-        }
-    }
-
-    #[test]
-    fn the_required_record_is_the_active_keys_or_else_the_newest() {
-        let keys = [key("a", RETIRING, 1), key("b", ACTIVE, 2), key("c", PENDING, 3)];
-        assert_eq!(required_key(&keys).map(|k| k.id.as_str()), Some("b"));
-        let keys = [key("a", PENDING, 1), key("b", PUBLISHED, 2), key("c", PENDING, 3)];
-        assert_eq!(required_key(&keys).map(|k| k.id.as_str()), Some("c"));
-        assert!(required_key(&[key("a", "revoked", 1)]).is_none());
-    }
-}
+#[path = "states_tests.rs"]
+mod tests;

@@ -24,12 +24,12 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub(super) use super::cases::NOW_MS as START_MS;
-pub(super) const HOUR_MS: i64 = 3_600_000;
-pub(super) const LIFETIME_MS: i64 = 5 * 24 * HOUR_MS;
-pub(super) const NAME: &str = "example.com";
+pub(crate) use super::cases::NOW_MS as START_MS;
+pub(crate) const HOUR_MS: i64 = 3_600_000;
+pub(crate) const LIFETIME_MS: i64 = 5 * 24 * HOUR_MS;
+pub(crate) const NAME: &str = "example.com";
 
-pub(super) struct Steered(AtomicI64);
+pub(crate) struct Steered(AtomicI64);
 
 impl Clock for Steered {
     fn now_ms(&self) -> i64 {
@@ -39,7 +39,7 @@ impl Clock for Steered {
 
 /// Takes everything and keeps it.
 #[derive(Default)]
-pub(super) struct Inbox(Mutex<Vec<Vec<u8>>>);
+pub(crate) struct Inbox(Mutex<Vec<Vec<u8>>>);
 
 #[async_trait]
 impl Handler for Inbox {
@@ -49,11 +49,11 @@ impl Handler for Inbox {
     }
 }
 
-pub(super) struct Bench {
-    pub(super) engine: Engine,
-    pub(super) caller: Caller,
+pub(crate) struct Bench {
+    pub(crate) engine: Engine,
+    pub(crate) caller: Caller,
     /// Id of the domain `NAME`.
-    pub(super) domain: String,
+    pub(crate) domain: String,
     clock: Arc<Steered>,
     inbox: Arc<Inbox>,
     relay: SocketAddr,
@@ -96,7 +96,7 @@ fn dns(server: SocketAddr) -> Dns {
 
 impl Bench {
     /// Unsealed; the domain is proven and enabled, its first key active, the record of it read at `START_MS`.
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store =
             Store::open(StoreSettings { sqlite_path: folder.path().join("db"), exclusive: true }).await.unwrap();
@@ -127,7 +127,7 @@ impl Bench {
     }
 
     /// As after a check that saw the token.
-    pub(super) async fn prove(&self) {
+    pub(crate) async fn prove(&self) {
         let store = &self.engine.inner.store;
         let claim = Claim {
             name: NAME.into(),
@@ -140,25 +140,25 @@ impl Bench {
     }
 
     /// A change of the domain as it is now.
-    pub(super) async fn change(&self, change: DomainChange) {
+    pub(crate) async fn change(&self, change: DomainChange) {
         let store = &self.engine.inner.store;
         let row = store.domain(&self.caller.tenant_id, &self.domain).await.unwrap().unwrap();
         store.change_domain(&self.caller.tenant_id, &self.domain, row.version, &change).await.unwrap();
     }
 
     /// New state of a key, and what DNS says of it from now on (empty: no usable record).
-    pub(super) async fn change_key(&self, key_id: &str, state: Option<&str>, published: Option<&str>) {
+    pub(crate) async fn change_key(&self, key_id: &str, state: Option<&str>, published: Option<&str>) {
         let change = KeyChange {
             key_id: key_id.to_owned(),
             state: state.map(str::to_owned),
             published: published.map(|p| (p.to_owned(), self.now())),
-            wipe: false,
+            ..KeyChange::default()
         };
         self.change(DomainChange { keys: vec![change], ..DomainChange::default() }).await;
     }
 
     /// A check that passed now, of the records as they are now.
-    pub(super) async fn passed_check(&self) {
+    pub(crate) async fn passed_check(&self) {
         let view = self.engine.domain(&self.caller, &self.domain).await.unwrap();
         let records: Vec<_> = view
             .records
@@ -181,51 +181,51 @@ impl Bench {
     }
 
     /// A further key, `pending`, a millisecond younger than any other.
-    pub(super) async fn further_key(&self) -> KeyRow {
+    pub(crate) async fn further_key(&self) -> KeyRow {
         self.advance(1);
         let new = crate::domains::NewKey { algorithm: Some("ed25519".into()), custody: None };
         self.engine.create_domain_key(&self.caller, &self.domain, &new).await.unwrap()
     }
 
     /// Oldest first.
-    pub(super) async fn keys(&self) -> Vec<KeyRow> {
+    pub(crate) async fn keys(&self) -> Vec<KeyRow> {
         self.engine.domain_keys(&self.caller, &self.domain).await.unwrap()
     }
 
     /// The same store without the master key, as after a start in which its file was missing.
-    pub(super) fn sealed(&self) -> Engine {
+    pub(crate) fn sealed(&self) -> Engine {
         let store = self.engine.inner.store.clone();
         let clock = Arc::<Steered>::clone(&self.clock);
         Engine::new(store, dns(self.name_server), clock, Arc::new(SystemRandom), settings(self.relay))
     }
 
     /// The right key for it.
-    pub(super) async fn unseal(&self, engine: &Engine) {
+    pub(crate) async fn unseal(&self, engine: &Engine) {
         engine.offer_master_key(Some(MasterKey::from_base64(&self.master).unwrap())).await.unwrap();
         assert!(!engine.is_sealed());
     }
 
-    pub(super) fn now(&self) -> i64 {
+    pub(crate) fn now(&self) -> i64 {
         self.clock.now_ms()
     }
 
-    pub(super) fn advance(&self, millis: i64) {
+    pub(crate) fn advance(&self, millis: i64) {
         self.clock.0.fetch_add(millis, Ordering::SeqCst);
     }
 
     /// A fence that is good at this hour, however far the clock was moved.
-    pub(super) async fn fence(&self) -> Fence {
+    pub(crate) async fn fence(&self) -> Fence {
         self.engine.inner.store.start_worker(&self.engine.fresh_id(), self.now()).await.unwrap()
     }
 
     /// One pass over what waits; gives how many messages were looked at.
-    pub(super) async fn release(&self) -> usize {
+    pub(crate) async fn release(&self) -> usize {
         let fence = self.fence().await;
         self.engine.release_waiting(&fence).await.unwrap()
     }
 
     /// What the worker is told before its attempt at the one message that is due.
-    pub(super) async fn readiness(&self) -> (Delivery, Readiness) {
+    pub(crate) async fn readiness(&self) -> (Delivery, Readiness) {
         let fence = self.fence().await;
         let mut due = self.engine.inner.store.claim_deliveries(&fence, self.now(), 10).await.unwrap();
         assert_eq!(due.len(), 1, "{due:?}");
@@ -236,7 +236,7 @@ impl Bench {
     }
 
     /// A small message from `NAME`.
-    pub(super) fn request(&self, send_at: Option<&str>) -> MessageRequest {
+    pub(crate) fn request(&self, send_at: Option<&str>) -> MessageRequest {
         MessageRequest {
             from: AddressInput::Text(format!("ann@{NAME}")),
             to: vec![AddressInput::Text("bob@example.net".into())],
@@ -257,15 +257,15 @@ impl Bench {
     }
 
     /// Sends it through `engine`; gives its id.
-    pub(super) async fn send_through(&self, engine: &Engine, send_at: Option<&str>) -> String {
+    pub(crate) async fn send_through(&self, engine: &Engine, send_at: Option<&str>) -> String {
         engine.send(&self.caller, self.request(send_at), None).await.unwrap().0.id
     }
 
-    pub(super) async fn send(&self) -> String {
+    pub(crate) async fn send(&self) -> String {
         self.send_through(&self.engine, None).await
     }
 
-    pub(super) async fn message(&self, id: &str) -> MessageRow {
+    pub(crate) async fn message(&self, id: &str) -> MessageRow {
         let (message, recipients) = self.engine.message(&self.caller, id).await.unwrap();
         assert!(recipients.iter().all(|r| r.status == message.status), "{message:?} {recipients:?}");
         message
@@ -273,7 +273,7 @@ impl Bench {
 
     /// Fails unless it has that status.
     #[track_caller]
-    pub(super) fn expect(&self, id: &str, status: &str) -> impl Future<Output = MessageRow> {
+    pub(crate) fn expect(&self, id: &str, status: &str) -> impl Future<Output = MessageRow> {
         let at = std::panic::Location::caller();
         async move {
             let message = self.message(id).await;
@@ -283,17 +283,17 @@ impl Bench {
     }
 
     /// The octets as they would leave now.
-    pub(super) async fn octets(&self, id: &str) -> Vec<u8> {
+    pub(crate) async fn octets(&self, id: &str) -> Vec<u8> {
         self.engine.message_raw(&self.caller, id).await.unwrap()
     }
 
-    pub(super) async fn event_kinds(&self, id: &str) -> Vec<String> {
+    pub(crate) async fn event_kinds(&self, id: &str) -> Vec<String> {
         let page = self.engine.message_events(&self.caller, id, None, 100).await.unwrap();
         page.rows.into_iter().map(|event| event.kind).collect()
     }
 
     /// Lets the worker run until the message has that status; gives what the inbox got by then.
-    pub(super) async fn work_until(&self, id: &str, status: &str) -> Vec<Vec<u8>> {
+    pub(crate) async fn work_until(&self, id: &str, status: &str) -> Vec<Vec<u8>> {
         let stop = CancellationToken::new();
         let tls = crate::delivery::tls::ClientTls::for_delivery(&self.engine.settings().delivery).unwrap();
         let worker = tokio::spawn(crate::delivery::worker::run(self.engine.clone(), tls, stop.clone()));
@@ -308,12 +308,12 @@ impl Bench {
         self.arrived()
     }
 
-    pub(super) fn arrived(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn arrived(&self) -> Vec<Vec<u8>> {
         self.inbox.0.lock().unwrap().clone()
     }
 
     /// What our verifier says now, for a DNS that serves the records of these keys.
-    pub(super) fn verify(&self, octets: &[u8], keys: &[KeyRow]) -> Vec<Verification> {
+    pub(crate) fn verify(&self, octets: &[u8], keys: &[KeyRow]) -> Vec<Verification> {
         let message = Message::parse(octets).unwrap();
         let answer = |name: &str| {
             let key = keys.iter().find(|key| name == format!("{}._domainkey.{}", key.selector, key.domain_name));
@@ -327,7 +327,7 @@ impl Bench {
 
     /// Fails unless there is exactly one signature, by this key, and it passes.
     #[track_caller]
-    pub(super) fn assert_signed_by(&self, octets: &[u8], key: &KeyRow) {
+    pub(crate) fn assert_signed_by(&self, octets: &[u8], key: &KeyRow) {
         let results = self.verify(octets, std::slice::from_ref(key));
         assert_eq!(results.len(), 1, "{results:?}");
         assert_eq!(results[0].result.as_str(), "pass", "{results:?}\n{}", String::from_utf8_lossy(octets));
@@ -337,7 +337,7 @@ impl Bench {
 
 /// The unfolded value of the one field of that name.
 #[track_caller]
-pub(super) fn field(octets: &[u8], name: &str) -> String {
+pub(crate) fn field(octets: &[u8], name: &str) -> String {
     let message = Message::parse(octets).unwrap();
     let found: Vec<_> = message.all(name).collect();
     assert_eq!(found.len(), 1, "{name} in {}", String::from_utf8_lossy(octets));

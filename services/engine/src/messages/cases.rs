@@ -6,7 +6,7 @@ use signpost_keys::Random;
 use std::sync::Mutex;
 
 /// 2026-11-25T01:00:00Z.
-pub(super) const NOW_MS: i64 = 1_795_568_400_000;
+pub(crate) const NOW_MS: i64 = 1_795_568_400_000;
 
 /// A repeatable sequence (xorshift): tests must fail the same way twice.
 pub(super) struct Sequence(Mutex<u64>);

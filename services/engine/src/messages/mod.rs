@@ -1,7 +1,7 @@
 //! Messages: compose or accept raw, authorize, sign, commit.
 mod authorize;
 #[cfg(test)]
-mod bench;
+pub(crate) mod bench;
 #[cfg(test)]
 mod cases;
 pub mod compose;

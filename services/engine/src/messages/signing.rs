@@ -231,9 +231,8 @@ impl Engine {
             return Ok(Readiness::Wait { status: "held", reason: NOT_PROVEN.into() });
         }
         let keys = self.inner.store.delivery_keys(&message.domain_id).await?;
-        let is_good = |signature: &SignatureRow| {
-            keys.iter().any(|key| key.id == signature.key_id && states::may_be_sent(&key.state))
-        };
+        let is_good =
+            |signature: &SignatureRow| keys.iter().any(|key| key.id == signature.key_id && states::still_stands(key));
         if !message.signatures.is_empty() && message.signatures.iter().all(is_good) {
             return Ok(Readiness::Good);
         }

@@ -122,6 +122,8 @@ pub(crate) enum EventType {
     DomainOwnershipLost,
     #[schema(rename = "domain.signing_suspended")]
     DomainSigningSuspended,
+    #[schema(rename = "domain.signing_resumed")]
+    DomainSigningResumed,
     #[schema(rename = "domain.deleted")]
     DomainDeleted,
     #[schema(rename = "key.created")]
@@ -130,6 +132,8 @@ pub(crate) enum EventType {
     KeyPublished,
     #[schema(rename = "key.activated")]
     KeyActivated,
+    #[schema(rename = "key.rotation_waiting")]
+    KeyRotationWaiting,
     #[schema(rename = "key.retired")]
     KeyRetired,
     #[schema(rename = "key.revoked")]

@@ -121,7 +121,7 @@ async fn checks_are_paged_newest_first(store: Store) {
 async fn a_change_that_is_refused_writes_nothing(store: Store) {
     let ann = tenant(&store).await;
     let (row, key) = domain(&store, &ann, "example.com").await;
-    let unknown_key = KeyChange { key_id: "unknown".into(), state: None, published: None, wipe: false };
+    let unknown_key = KeyChange { key_id: "unknown".into(), ..KeyChange::default() };
     let refused = [
         (9, DomainChange { signing: Some(("enabled".into(), None)), ..proof("example.com", 0, None) }, "Stale"),
         (1, DomainChange { signing: Some(("enabled".into(), None)), ..proof("example.com", 1, None) }, "Contested"),
@@ -146,7 +146,7 @@ async fn a_check_changes_all_that_belongs_to_it(store: Store) {
         key_id: key.id.clone(),
         state: Some("active".into()),
         published: Some(("MIIB".into(), NOW + 1)),
-        wipe: false,
+        ..KeyChange::default()
     };
     let change = DomainChange {
         signing: Some(("enabled".into(), None)),
@@ -166,7 +166,12 @@ async fn a_check_changes_all_that_belongs_to_it(store: Store) {
 
     let suspended = DomainChange {
         signing: Some(("suspended".into(), Some("record_wrong".into()))),
-        keys: vec![KeyChange { key_id: key.id.clone(), state: Some("revoked".into()), published: None, wipe: true }],
+        keys: vec![KeyChange {
+            key_id: key.id.clone(),
+            state: Some("revoked".into()),
+            wipe: true,
+            ..KeyChange::default()
+        }],
         ..DomainChange::default()
     };
     store.change_domain(&ann, &row.id, 2, &suspended).await.unwrap();
@@ -268,7 +273,7 @@ async fn only_signing_keys_are_refreshed_the_longest_untried_first(store: Store)
         ("e.example", "enabled", "active"),
     ] {
         let (row, key) = domain(&store, &ann, name).await;
-        let state = KeyChange { key_id: key.id.clone(), state: Some(state.into()), published: None, wipe: false };
+        let state = KeyChange { key_id: key.id.clone(), state: Some(state.into()), ..KeyChange::default() };
         let signing = Some((signing.to_owned(), None));
         let change = DomainChange { keys: vec![state], signing, ..DomainChange::default() };
         store.change_domain(&ann, &row.id, 1, &change).await.unwrap();

@@ -5,10 +5,13 @@
 #[expect(dead_code, reason = "shared with the tests of one database each, which use the rest")]
 mod support;
 
+mod audit;
+mod delegation;
 mod deletion;
 mod domains;
 mod idempotency;
 mod installation;
+mod key_life;
 mod messages;
 mod queue;
 mod release;

@@ -2,7 +2,7 @@
 use crate::support::{
     NOW, api_key, audit, domain_row, id, key_row, new_message, outcome, release_change, scope, signature,
 };
-use signpost_store::{DomainChange, Fence, Store, StoreError, StoreSettings, StoredAnswer, TenantRow};
+use signpost_store::{AuditFilter, DomainChange, Fence, Store, StoreError, StoreSettings, StoredAnswer, TenantRow};
 use std::path::PathBuf;
 
 fn assert_send<F: Future<Output = Result<(), StoreError>> + Send>(_: F) {}
@@ -48,6 +48,14 @@ async fn tenants_and_domains(store: &Store) -> Result<(), StoreError> {
     store.delete_domain(&ann, &domain.id, NOW, &id, &audit).await?;
     store.keys_to_refresh(NOW, NOW, 1).await?;
     store.record_published(&ann, &dkim_key.id, None, NOW).await?;
+    store.key(&ann, &dkim_key.id).await?;
+    store.insert_next_key(&ann, 1, &dkim_key, &[], &[]).await?;
+    store.keys_to_look_for(NOW, 1).await?;
+    store.keys_to_retire(NOW, 1).await?;
+    store.keys_to_remind_of(NOW, 1).await?;
+    store.domains_to_rotate(NOW, 1).await?;
+    store.signing_policy(&ann, &domain.id).await?;
+    store.audit_log(&ann, &AuditFilter::default(), None, 1).await?;
     store.close().await;
     Ok(())
 }

@@ -6,9 +6,9 @@ mod postgres_server;
 pub(crate) use postgres_server::PostgresServer;
 use serde_json::json;
 use signpost_store::{
-    ApiKeyRow, AuditRow, Claim, DomainChange, DomainRow, EventRow, Fence, IdempotencyScope, KeyRow, MessageBody,
-    MessageRow, NewMessage, Outcome, PostgresSettings, RecipientRow, ReleaseChange, SignatureRow, Store, StoreError,
-    StoreSettings, TenantRow,
+    ApiKeyRow, AuditRow, Claim, DomainChange, DomainRow, EventRow, Fence, IdempotencyScope, KeyLife, KeyRow,
+    MessageBody, MessageRow, NewMessage, Outcome, PostgresSettings, RecipientRow, ReleaseChange, SignatureRow, SlotRow,
+    Store, StoreError, StoreSettings, TenantRow,
 };
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,6 +90,7 @@ pub(crate) fn audit(tenant: &str, action: &str) -> AuditRow {
         actor: "system".into(),
         action: action.into(),
         object: "thing".into(),
+        domain_id: None,
         details: json!({"before": null}),
         request_id: None,
         at: NOW,
@@ -163,6 +164,7 @@ pub(crate) fn key_row(domain: &DomainRow) -> KeyRow {
         published_p: None,
         published_read_at: None,
         published_tried_at: None,
+        life: KeyLife { state_since: NOW, ..KeyLife::default() },
         created_at: NOW,
     }
 }
@@ -173,6 +175,16 @@ pub(crate) async fn domain(store: &Store, tenant: &str, name: &str) -> (DomainRo
     let key = key_row(&row);
     store.insert_domain(&row, &key, &audit(tenant, "domain.created")).await.unwrap();
     (row, key)
+}
+
+/// The first slot of a new delegated domain.
+pub(crate) async fn delegated_domain(store: &Store) -> SlotRow {
+    let ann = tenant(store).await;
+    let row = DomainRow { dkim_mode: "delegated".into(), ..domain_row(&ann, "example.com") };
+    let slot = SlotRow::unused(&row, 0, "sel0", "label.dkim.test");
+    let key = KeyRow { selector: "sel0".into(), ..key_row(&row) };
+    store.insert_delegated_domain(&row, &[slot], &key, &audit(&ann, "domain.created")).await.unwrap();
+    store.slot("label.dkim.test").await.unwrap().unwrap()
 }
 
 /// What a check that proves ownership writes.
