@@ -230,6 +230,8 @@ async fn every_change_that_names_an_actor_leaves_its_audit_row() {
         "message.accepted",
         "domain.verified",
         "domain.deleted",
+        "key.revoked",
+        "key.revoked",
     ];
     assert_eq!(actions, expected);
     conn.close().await.unwrap();
