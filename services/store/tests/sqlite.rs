@@ -223,6 +223,7 @@ async fn every_change_that_names_an_actor_leaves_its_audit_row() {
         .unwrap();
     let expected = [
         "tenant.created",
+        "key.created",
         "domain.created",
         "key.created",
         "api_key.created",
