@@ -45,10 +45,10 @@ pub(crate) struct AuditEntry {
     #[schema(required = true)]
     domain: Option<String>,
     /// State before, where there was one.
-    #[schema(value_type = Option<Object>, required = true)]
+    #[schema(required = true)]
     before: Value,
     /// State afterwards, where there is one.
-    #[schema(value_type = Option<Object>, required = true)]
+    #[schema(required = true)]
     after: Value,
     /// Whatever else is told of this action.
     #[schema(value_type = Object)]

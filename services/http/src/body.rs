@@ -117,7 +117,7 @@ where
     }
 }
 
-/// A JSON body that may be left out; then it is the value without any field.
+/// A JSON body that may be left out, or be null; then it is the value without any field.
 pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
 
 impl<T, S> FromRequest<S> for OptionalJsonBody<T>
@@ -134,7 +134,7 @@ where
             return Err(unsupported("application/json"));
         }
         let octets = read(request.into_body(), Limits::from_ref(state).max_json).await?;
-        match (octets.is_empty(), is_json) {
+        match (octets.is_empty() || octets.trim_ascii() == b"null", is_json) {
             (true, _) => Ok(Self(T::default())),
             (false, true) => JsonBody::parse(octets).await.map(|body| Self(body.value)),
             (false, false) => Err(unsupported("application/json")),

@@ -1,7 +1,8 @@
 //! Append-only audit rows; written inside the transaction of the change they tell of.
-use crate::db::{AFTER_EVERY_ID, json, json_text, page, page_probe};
+use crate::db::{self, AFTER_EVERY_ID, json_text, page, page_probe};
 use crate::statement::{Connection, Row, sql};
-use crate::{Page, Store, StoreError};
+use crate::{KeyRow, Page, Store, StoreError};
+use serde_json::json;
 
 /// By far the most rows have this action; the index by action leaves them out.
 const COMMON_ACTION: &str = "message.accepted";
@@ -33,6 +34,24 @@ impl AuditRow {
     /// The same, as a row of that domain.
     pub fn of_domain(self, domain_id: &str) -> Self {
         Self { domain_id: Some(domain_id.to_owned()), ..self }
+    }
+
+    /// From the row of a new domain that of its first key. Its id is that of the key, which is made once, too.
+    pub(crate) fn of_first_key(&self, key: &KeyRow) -> Self {
+        Self {
+            id: key.id.clone(),
+            action: "key.created".into(),
+            object: key.id.clone(),
+            domain_id: Some(key.domain_id.clone()),
+            details: json!({
+                "before": null,
+                "after": key.state,
+                "selector": key.selector,
+                "algorithm": key.algorithm,
+                "custody": key.custody,
+            }),
+            ..self.clone()
+        }
     }
 }
 
@@ -108,7 +127,7 @@ fn audit(row: &Row) -> Result<AuditRow, StoreError> {
         action: row.try_get("action")?,
         object: row.try_get("object")?,
         domain_id: row.try_get("domain_id")?,
-        details: json(row, "details")?,
+        details: db::json(row, "details")?,
         request_id: row.try_get("request_id")?,
         at: row.try_get("at")?,
     })

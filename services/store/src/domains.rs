@@ -172,14 +172,15 @@ pub struct DomainChange {
 }
 
 impl Store {
-    /// Domain with its first key. `Conflict` if the tenant has that name already, or the name has had that selector.
+    /// Domain with its first key, and an audit row of each by the same actor. `Conflict` if the tenant has that name already, or the name has had that selector.
     pub async fn insert_domain(&self, domain: &DomainRow, key: &KeyRow, audit: &AuditRow) -> Result<(), StoreError> {
         let (domain, key, audit) = (domain.clone(), key.clone(), audit.clone());
         self.write(move |conn| {
             Box::pin(async move {
                 insert_domain_row(conn, &domain).await?;
                 insert_key_row(conn, &domain.tenant_id, &key).await?;
-                insert_audit(conn, &audit).await
+                insert_audit(conn, &audit).await?;
+                insert_audit(conn, &audit.of_first_key(&key)).await
             })
         })
         .await

@@ -241,6 +241,7 @@ async fn every_change_that_names_an_actor_leaves_its_audit_row() {
         .unwrap();
     let expected = [
         "tenant.created",
+        "key.created",
         "domain.created",
         "key.created",
         "api_key.created",
@@ -248,6 +249,8 @@ async fn every_change_that_names_an_actor_leaves_its_audit_row() {
         "message.accepted",
         "domain.verified",
         "domain.deleted",
+        "key.revoked",
+        "key.revoked",
     ];
     assert_eq!(actions, expected);
     conn.close().await.unwrap();

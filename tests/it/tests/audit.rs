@@ -33,6 +33,7 @@ fn a_domain_leaves_its_trace(settings: impl FnOnce(AppBuilder) -> AppBuilder) {
 
     let log = entries(api, &format!("&domain={}", domain.id));
     let expected = [
+        "key.created",
         "domain.created",
         "domain.verified",
         "key.published",
@@ -51,7 +52,7 @@ fn a_domain_leaves_its_trace(settings: impl FnOnce(AppBuilder) -> AppBuilder) {
     expected_sorted.sort_unstable();
     assert_eq!(told_sorted, expected_sorted);
     told.retain(|action| action.starts_with("key."));
-    assert_eq!(told, ["key.published", "key.activated", "key.revoked", "key.created", "key.revoked"]);
+    assert_eq!(told, ["key.created", "key.published", "key.activated", "key.revoked", "key.created", "key.revoked"]);
     let caller = world.tenant.token.split('_').nth(1).unwrap();
     for entry in &log {
         assert_eq!((&entry["actor_type"], &entry["actor"]), (&json!("api_key"), &json!(caller)), "{entry:#}");

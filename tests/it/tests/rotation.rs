@@ -185,7 +185,7 @@ fn assert_told(world: &World, domain: &Domain, next: &Value) {
     };
     let expected = ["key.created null>pending", "key.published pending>published", "key.activated published>active"];
     assert_eq!(of(next), expected);
-    assert_eq!(of(&all[0]), [expected[1], expected[2], "key.retiring active>retiring"]);
+    assert_eq!(of(&all[0]), [expected[0], expected[1], expected[2], "key.retiring active>retiring"]);
 }
 
 fn sink_settings(app: AppBuilder, sink: &Sink) -> AppBuilder {
