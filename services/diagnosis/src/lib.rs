@@ -16,4 +16,5 @@ mod results;
 mod spf;
 mod spf_check;
 mod spf_permerror;
+pub mod standing;
 pub mod suffix;

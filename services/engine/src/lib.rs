@@ -11,6 +11,7 @@ mod kept;
 pub mod messages;
 mod outages;
 mod published;
+pub mod service_zone;
 mod state;
 pub mod tokens;
 mod usage;

@@ -4,7 +4,7 @@ use crate::arriving::{self, BodyMemory};
 use crate::body::Limits;
 use crate::jwt::Issuer;
 use crate::rate::RateLimit;
-use crate::{api_keys, docs, domains, health, keys, messages, openapi, raw, sign, token, verify};
+use crate::{api_keys, docs, domains, health, keys, messages, openapi, raw, records, sign, token, verify};
 use axum::Router;
 use axum::extract::FromRef;
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -41,7 +41,7 @@ pub(crate) fn api() -> OpenApiRouter<ApiState> {
     OpenApiRouter::with_openapi(openapi::skeleton())
         .routes(routes!(domains::register_domain, domains::list_domains))
         .routes(routes!(domains::get_domain, domains::delete_domain))
-        .routes(routes!(domains::list_records))
+        .routes(routes!(records::list_records))
         .routes(routes!(domains::check_domain))
         .routes(routes!(domains::list_checks))
         .routes(routes!(domains::enable_signing))

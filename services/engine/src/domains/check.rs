@@ -155,10 +155,12 @@ impl Engine {
         // Before DNS is asked: a claim decided while we look must make ours fail.
         let name = store.name_version(&domain.name).await?;
         let keys = store.keys(&domain.tenant_id, &domain.id).await?;
-        let listed = self.listed_records(domain, &keys)?;
+        let mut listed = self.listed_records(domain, &keys)?;
         let expected: Vec<Expected> = listed.iter().map(|l| l.expected.clone()).collect();
         let signing_domain = super::records::stored_domain(&domain.name)?;
-        let findings = check::check(&self.inner.dns, &signing_domain, &expected, CHECK_DEADLINE).await;
+        let asked = check::check(&self.inner.dns, &signing_domain, &expected, CHECK_DEADLINE);
+        let (findings, zones) = tokio::join!(asked, self.zones(&signing_domain, &listed));
+        super::records::place_all(listed.iter_mut().map(|l| &mut l.view), &zones?);
         let found_keys = listed.iter().zip(&findings).filter_map(key_observation).collect();
         let too_old = !token_can_win(domain, &name);
         let mut records: Vec<_> = listed.into_iter().zip(findings).map(|(l, f)| checked_record(l, f)).collect();
@@ -385,6 +387,8 @@ mod tests {
                 kind: "TXT".into(),
                 name: "n".into(),
                 relative_name: "n".into(),
+                zone: "n".into(),
+                zone_source: super::super::ZoneSource::Assumed,
                 value: "v".into(),
                 chunks: vec![],
                 required,
