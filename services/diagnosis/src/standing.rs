@@ -428,3 +428,125 @@ fn shown(data: &Data) -> String {
         Data::Mx { preference, host } => format!("{preference} {host}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_proto::op::{MessageType, OpCode};
+    use hickory_proto::rr::Record;
+    use hickory_proto::rr::rdata::{A, CNAME, NS, SOA, TXT};
+
+    fn name(text: &str) -> Name {
+        fqdn(text).unwrap()
+    }
+
+    fn reply(authoritative: bool) -> Message {
+        let mut reply = Message::new(1, MessageType::Response, OpCode::Query);
+        reply.metadata.authoritative = authoritative;
+        reply
+    }
+
+    fn record(owner: &str, data: RData) -> Record {
+        Record::from_rdata(name(owner), 60, data)
+    }
+
+    fn soa(owner: &str) -> Record {
+        record(owner, RData::SOA(SOA::new(name("ns1.example.com"), name("h.example.com"), 1, 2, 3, 4, 5)))
+    }
+
+    fn said(reply: &Message, asked: &str) -> String {
+        match read_soa(reply, &name("example.com"), &name(asked)) {
+            None => "nothing".to_owned(),
+            Some(Said::Apex(apex, primary)) => format!("apex {} by {}", name_text(&apex), name_text(&primary)),
+            Some(Said::Below(apex, hosts)) => {
+                let hosts: Vec<String> =
+                    hosts.iter().map(|(host, glue)| format!("{} {glue:?}", name_text(host))).collect();
+                format!("below {}: {}", name_text(&apex), hosts.join(", "))
+            }
+            Some(Said::Alias) => "alias".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_zone_of_a_name_is_read_from_answers_and_referrals() {
+        let asked = "s._domainkey.example.com";
+        let mut negative = reply(true);
+        negative.authorities.push(soa("example.com"));
+        assert_eq!(said(&negative, asked), "apex example.com by ns1.example.com");
+        let mut child = reply(true);
+        child.authorities.push(soa("_domainkey.example.com"));
+        assert_eq!(said(&child, asked), "apex _domainkey.example.com by ns1.example.com");
+        let mut itself = reply(true);
+        itself.answers.push(soa("example.com"));
+        assert_eq!(said(&itself, "example.com"), "apex example.com by ns1.example.com");
+        for foreign in ["com", "other.example.com", "example.net"] {
+            let mut reply = reply(true);
+            reply.authorities.push(soa(foreign));
+            assert_eq!(said(&reply, asked), "nothing", "{foreign}");
+        }
+        let mut alias = reply(true);
+        alias.answers.push(record(asked, RData::CNAME(CNAME(name("x.example.net")))));
+        alias.authorities.push(soa("example.com"));
+        assert_eq!(said(&alias, asked), "alias");
+        let mut refused = negative.clone();
+        refused.metadata.response_code = ResponseCode::Refused;
+        assert_eq!(said(&refused, asked), "nothing");
+    }
+
+    #[test]
+    fn a_referral_is_followed_only_downwards_and_with_its_own_addresses() {
+        let asked = "s._domainkey.example.com";
+        for (cut, expected) in [
+            ("_domainkey.example.com", "below _domainkey.example.com: ns.example.com [192.0.2.1], ns.example.net []"),
+            ("example.com", "nothing"),
+            ("com", "nothing"),
+            ("other.example.com", "nothing"),
+        ] {
+            let mut referral = reply(false);
+            for host in ["ns.example.com", "ns.example.net"] {
+                referral.authorities.push(record(cut, RData::NS(NS(name(host)))));
+                referral.additionals.push(record(host, RData::A(A::new(192, 0, 2, 1))));
+            }
+            assert_eq!(said(&referral, asked), expected, "{cut}");
+        }
+    }
+
+    #[test]
+    fn what_stands_at_a_name_is_what_authoritative_servers_agree_on() {
+        let owner = name("example.com");
+        let text = |text: &str| RData::TXT(TXT::new(vec![text.to_owned()]));
+        let mut answer = reply(true);
+        answer.answers.push(record("example.com", text("b")));
+        answer.answers.push(record("example.com", text("a")));
+        answer.answers.push(record("elsewhere.example.com", text("c")));
+        let found = read_standing(&answer, &owner).unwrap();
+        assert_eq!(found.len(), 2);
+        assert!(read_standing(&reply(false), &owner).is_err());
+        let mut failed = reply(true);
+        failed.metadata.response_code = ResponseCode::ServFail;
+        assert!(read_standing(&failed, &owner).is_err());
+
+        let cut = || ZoneCut { apex: "example.com".to_owned(), primary: None };
+        let mut turned = found.clone();
+        turned.reverse();
+        let server = |said: Result<Vec<Standing>, String>| ("ns".to_owned(), said);
+        let silent = || server(Err("no answer in time".to_owned()));
+        let place = Place::of(cut(), vec![server(Ok(found.clone())), silent(), server(Ok(turned))]);
+        assert_eq!(place.standing().unwrap(), found);
+        assert!(Place::of(cut(), vec![server(Ok(found)), server(Ok(vec![]))]).standing().is_err());
+        assert!(Place::of(cut(), vec![silent()]).standing().unwrap_err().contains("no answer in time"));
+    }
+
+    #[test]
+    fn only_a_plain_host_name_goes_into_a_script() {
+        for (text, plain) in [
+            ("ns1.example.com", true),
+            ("localhost", false),
+            ("a b.example", false),
+            ("a\\010.example", false),
+            ("$(x).example", false),
+        ] {
+            assert_eq!(is_host_name(text), plain, "{text}");
+        }
+    }
+}

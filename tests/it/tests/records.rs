@@ -155,7 +155,8 @@ fn without_an_answer_from_dns_the_zone_is_assumed_and_every_form_says_so() {
         let written = form(&world.tenant, &id, format);
         assert!(written.contains("assumed"), "{format}: {written}");
         // The DMARC advice could make a second record; what is required could not.
-        assert!(!written.contains("v=DMARC1"), "{format}: {written}");
+        let advised = written.lines().any(|line| !line.starts_with(';') && line.contains("v=DMARC1"));
+        assert!(!advised, "{format}: {written}");
         assert!(
             written.contains("_signpost.www.unknown.example.") && written.contains("._domainkey.www.unknown.example.")
         );
@@ -191,7 +192,8 @@ fn a_key_of_2048_bits_is_one_line_of_two_strings() {
     assert_eq!(dkim["chunks"].as_array().unwrap().len(), 2);
     for format in ["bind", "cloudflare", "nsupdate"] {
         let written = form(&tenant, &id, format);
-        let lines: Vec<&str> = written.lines().filter(|line| line.contains("p=") && !line.starts_with(';')).collect();
+        let lines: Vec<&str> =
+            written.lines().filter(|line| line.contains("p=MII") && !line.starts_with(';')).collect();
         let [one] = lines.as_slice() else { panic!("{format}: {written}") };
         let data = line(dkim).split_once(" TXT ").unwrap().1.to_owned();
         assert!(one.ends_with(&format!(" 3600 IN TXT {data}")), "{format}: {one}");
@@ -259,10 +261,7 @@ fn an_spf_record_is_merged_and_what_stands_beside_it_stays_octet_for_octet() {
         let written = form(&tenant, &id, format);
         let published = named_checkzone("example.test", &written);
         assert!(!published.iter().any(|record| record.contains("v=spf1") || record.contains("v=DMARC1")), "{written}");
-        assert!(
-            written.contains(&format!("; ")) && written.contains(merged) && written.contains("\"v=spf1 mx \" \"-all\""),
-            "{written}"
-        );
+        assert!(written.contains(merged) && written.contains("\"v=spf1 mx \" \"-all\""), "{written}");
     }
 
     let script = form(&tenant, &id, "nsupdate");
@@ -387,7 +386,7 @@ fn looking_is_limited_as_checking_is() {
 /// The operator's own zone, on the command line.
 #[test]
 fn the_operators_zone_is_listed_published_and_checked() {
-    let named = World::zones().zone("mail.test", "").start();
+    let named = World::zones().zone("mail.test", "mx IN A 127.0.0.1\n").start();
     let app = App::with()
         .dns(&named)
         .env("SIGNPOST_SERVICE_DOMAIN", "mail.test")
