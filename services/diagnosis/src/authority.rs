@@ -50,6 +50,11 @@ impl Zone {
         self.apex.zone_of(name)
     }
 
+    /// Label (for people) and address of each server that can be asked.
+    pub(crate) fn servers(&self) -> Vec<(String, SocketAddr)> {
+        self.servers.iter().map(|server| (server.label.clone(), server.address)).collect()
+    }
+
     /// The apex without trailing dot.
     pub(crate) fn apex_text(&self) -> String {
         name_text(&self.apex)
@@ -150,7 +155,7 @@ async fn locate(questions: &Questions<'_>, start: Name, fallback: Vec<Name>) -> 
 }
 
 /// Resolves and judges the servers of a zone. `hosts` carry glue addresses; those without are resolved.
-async fn zone(questions: &Questions<'_>, apex: Name, hosts: BTreeMap<Name, Vec<IpAddr>>) -> Zone {
+pub(crate) async fn zone(questions: &Questions<'_>, apex: Name, hosts: BTreeMap<Name, Vec<IpAddr>>) -> Zone {
     let mut zone = Zone { apex, servers: Vec::new(), failed: Vec::new(), warnings: Vec::new() };
     if hosts.len() > HOSTS_MAX {
         zone.warnings.push(format!("Only {HOSTS_MAX} of {} name servers were asked.", hosts.len()));

@@ -20,6 +20,7 @@ mod results;
 mod spf;
 mod spf_check;
 mod spf_permerror;
+pub mod standing;
 mod status;
 pub mod suffix;
 pub mod ttl;

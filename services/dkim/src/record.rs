@@ -34,14 +34,15 @@ pub fn chunk(value: &str) -> Vec<String> {
 
 /// Zone-file form of a TXT value: quoted strings, `"` and `\` escaped (RFC 1035 5.1).
 pub fn zone_text(value: &str) -> String {
-    let strings: Vec<String> = chunk(value).iter().map(|string| zone_string(string)).collect();
+    let strings: Vec<String> = chunk(value).iter().map(|string| zone_string(string.as_bytes())).collect();
     strings.join(" ")
 }
 
-fn zone_string(string: &str) -> String {
+/// One character-string, quoted; octets that are not printable as `\DDD`, decimal (RFC 1035 5.1).
+pub fn zone_string(string: &[u8]) -> String {
     let mut out = String::with_capacity(string.len() + 2);
     out.push('"');
-    for b in string.bytes() {
+    for &b in string {
         match b {
             b'"' | b'\\' => {
                 out.push('\\');

@@ -13,6 +13,7 @@ mod kept;
 pub mod messages;
 mod outages;
 mod published;
+pub mod service_zone;
 mod state;
 pub mod tokens;
 mod usage;

@@ -5,18 +5,18 @@ use crate::keys::{Key, KeyAlgorithm};
 use crate::openapi::problems;
 use crate::page::{Page, timestamp};
 use crate::path::{CheckId, DomainId, Id};
-use crate::problem::{Fault, Problem};
-use crate::query::{FromParams, Paging, Params, Query};
+use crate::problem::Problem;
+use crate::query::{Paging, Query};
 use crate::router::ApiState;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::http::header::LOCATION;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use signpost_engine::domains::{self, CheckView, CheckedRecord, DomainView, RecordView, ServerView};
 use signpost_engine::ids;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 /// How the key records get into DNS: published by the owner, or delegated to the service.
 #[derive(Debug, ToSchema)]
@@ -123,6 +123,16 @@ pub(crate) enum Verdict {
     Indeterminate,
 }
 
+/// Where a record's zone is known from: the zone's own servers, or an assumption (it is the organizational domain), since DNS was not
+/// asked yet or did not answer.
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the closed enumeration of the OpenAPI document; values come from the engine")]
+pub(crate) enum ZoneSource {
+    Dns,
+    Assumed,
+}
+
 /// A DNS record to publish.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Record {
@@ -132,8 +142,13 @@ pub(crate) struct Record {
     kind: String,
     /// Full owner name without final dot.
     name: String,
-    /// The name relative to the organizational domain, which is the zone that most DNS forms edit: `_dmarc.mail` for `_dmarc.mail.example.com`.
+    /// The name below `zone`, as most DNS forms want it: `_dmarc.mail` for `_dmarc.mail.example.com` in `example.com`; `@` for the zone itself.
     relative_name: String,
+    /// The zone that the record belongs into.
+    zone: String,
+    #[schema(value_type = ZoneSource)]
+    zone_source: domains::ZoneSource,
+    /// The value as one text, neither cut nor quoted: names and targets without final dot.
     value: String,
     /// The value as character-strings of at most 255 octets.
     chunks: Vec<String>,
@@ -142,12 +157,40 @@ pub(crate) struct Record {
     #[schema(value_type = RecordStatus)]
     status: String,
     warnings: Vec<String>,
+    /// For people: where it goes and what it is for.
+    instruction: String,
 }
 
 impl From<RecordView> for Record {
     fn from(view: RecordView) -> Self {
-        let RecordView { purpose, kind, name, relative_name, value, chunks, required, status, warnings } = view;
-        Self { purpose: purpose.into(), kind, name, relative_name, value, chunks, required, status, warnings }
+        let instruction = view.instruction();
+        let RecordView {
+            purpose,
+            kind,
+            name,
+            relative_name,
+            zone,
+            zone_source,
+            value,
+            chunks,
+            required,
+            status,
+            warnings,
+        } = view;
+        Self {
+            purpose: purpose.into(),
+            kind,
+            name,
+            relative_name,
+            zone,
+            zone_source,
+            value,
+            chunks,
+            required,
+            status,
+            warnings,
+            instruction,
+        }
     }
 }
 
@@ -270,12 +313,10 @@ pub(crate) struct NewDomain {
 pub(crate) type CheckPage = Page<Check>;
 /// A page of it.
 pub(crate) type DomainPage = Page<Domain>;
-/// A page of it.
-pub(crate) type RecordPage = Page<Record>;
 
 problems! { RegisterProblems: DomainExists TooManyUnproven Busy InvalidRequest MalformedJson MessageTooLarge UnsupportedMediaType IncompleteBody Timeout KeyUnavailable }
 problems! { ListProblems: InvalidRequest }
-problems! { ReadProblems: NotFound InvalidRequest }
+problems! { pub(crate) ReadProblems: NotFound InvalidRequest }
 problems! { DeleteProblems: NotFound Busy InvalidRequest }
 problems! { CheckProblems: NotFound Busy ClaimContested InvalidRequest }
 problems! { EnableProblems: NotFound Busy ClaimContested RecordsNotReady InvalidRequest }
@@ -343,58 +384,6 @@ pub(crate) async fn delete_domain(
 ) -> Result<StatusCode, Problem> {
     state.engine.delete_domain(&caller, &id).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Form of a list of records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
-#[schema(rename_all = "lowercase")]
-pub(crate) enum RecordFormat {
-    Json,
-    Bind,
-}
-
-/// Query of the record list.
-#[derive(Debug, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct RecordQuery {
-    /// `json` unless given; `bind` is a zone-file fragment.
-    #[param(inline, required = false)]
-    format: RecordFormat,
-}
-
-impl FromParams for RecordQuery {
-    fn from_params(params: &mut Params) -> Result<Self, Fault> {
-        let format = match params.one("format")?.as_deref() {
-            None | Some("json") => RecordFormat::Json,
-            Some("bind") => RecordFormat::Bind,
-            Some(_) => return Err(Fault::in_parameter("format", "`format` is `json` or `bind`.")),
-        };
-        Ok(Self { format })
-    }
-}
-
-/// What to publish
-///
-/// Scope `domains:read`. All records on one page, or as a zone-file fragment for BIND (RFC 1035 5).
-#[utoipa::path(get, path = "/v1/domains/{id}/records", operation_id = "listRecords", tag = "Domains", security(("bearer" = ["domains:read"])),
-    params(("id" = String, Path, description = "Id of the domain, `dom_...`"), RecordQuery),
-    responses((status = 200, description = "The records.", content((RecordPage = "application/json"), (String = "text/plain"))), ReadProblems))]
-pub(crate) async fn list_records(
-    State(state): State<ApiState>,
-    Authorized(caller, ..): Authorized<DomainsRead>,
-    Id(id, ..): Id<DomainId>,
-    Query(query): Query<RecordQuery>,
-) -> Result<Response, Problem> {
-    Ok(match query.format {
-        RecordFormat::Json => {
-            let records = state.engine.domain_records(&caller, &id).await?;
-            Json(Page::whole(records.into_iter().map(Record::from).collect())).into_response()
-        }
-        RecordFormat::Bind => {
-            let zone = state.engine.domain_zone(&caller, &id).await?;
-            ([(CONTENT_TYPE, "text/plain; charset=utf-8")], zone).into_response()
-        }
-    })
 }
 
 /// Check a domain now

@@ -26,6 +26,7 @@ mod problem;
 mod query;
 mod rate;
 mod raw;
+mod records;
 mod router;
 mod serve;
 mod sign;
@@ -35,6 +36,7 @@ mod verify;
 
 pub use inbox::{InboxItem, InboxSource, inbox_router};
 pub use openapi::openapi_json;
+pub use records::{checked_records_json, records_json};
 pub use router::router;
 pub use serve::{Door, serve};
 pub use verify::verification_json;

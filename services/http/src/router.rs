@@ -5,7 +5,7 @@ use crate::body::Limits;
 use crate::jwt::Issuer;
 use crate::rate::RateLimit;
 use crate::{
-    api_keys, audit, docs, domains, health, keys, messages, openapi, raw, sign, signing_policy, token, verify,
+    api_keys, audit, docs, domains, health, keys, messages, openapi, raw, records, sign, signing_policy, token, verify,
 };
 use axum::Router;
 use axum::extract::FromRef;
@@ -43,7 +43,7 @@ pub(crate) fn api() -> OpenApiRouter<ApiState> {
     OpenApiRouter::with_openapi(openapi::skeleton())
         .routes(routes!(domains::register_domain, domains::list_domains))
         .routes(routes!(domains::get_domain, domains::delete_domain))
-        .routes(routes!(domains::list_records))
+        .routes(routes!(records::list_records))
         .routes(routes!(domains::check_domain))
         .routes(routes!(domains::list_checks))
         .routes(routes!(domains::enable_signing))

@@ -100,6 +100,58 @@ impl DnsArgs {
     }
 }
 
+/// How the authoritative servers of a zone are asked.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AuthorityArgs {
+    /// Port for direct questions to authoritative servers
+    #[arg(long, env = "SIGNPOST_DNS_AUTHORITY_PORT", default_value_t = 53, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) dns_authority_port: u16,
+    /// CIDRs outside the public ranges that tenants or DNS may name as targets
+    #[arg(long, env = "SIGNPOST_DANGEROUS_ALLOW_TARGETS", value_delimiter = ',')]
+    pub(crate) dangerous_allow_targets: Vec<IpNet>,
+}
+
+impl AuthorityArgs {
+    /// Settings of DNS questions.
+    pub(crate) fn settings(&self, resolvers: &DnsArgs) -> DnsSettings {
+        DnsSettings {
+            resolvers: resolvers.dns_resolvers.clone(),
+            authority_port: self.dns_authority_port,
+            guard: self.guard(),
+        }
+    }
+
+    fn guard(&self) -> Guard {
+        Guard { allow: self.dangerous_allow_targets.clone() }
+    }
+}
+
+/// What the operator's own zone is made of.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServiceArgs {
+    /// EHLO name, and the host that takes bounces; default: the system's host name
+    #[arg(long, env = "SIGNPOST_HOSTNAME")]
+    pub(crate) hostname: Option<String>,
+    /// The operator's zone: `spf.`, `bounce.`, `dkim.`, `reports.` lie below it (`signpost operator records` lists them)
+    #[arg(long, env = "SIGNPOST_SERVICE_DOMAIN")]
+    pub(crate) service_domain: Option<String>,
+    /// Addresses that mail leaves from; unset: no SPF advice
+    #[arg(long, env = "SIGNPOST_EGRESS_IPS", value_delimiter = ',')]
+    pub(crate) egress_ips: Vec<IpAddr>,
+}
+
+impl ServiceArgs {
+    /// SIGNPOST_SERVICE_DOMAIN; an empty value is an unset one.
+    pub(crate) fn domain(&self) -> Result<Option<SigningDomain>, ConfigError> {
+        match self.service_domain.as_deref().filter(|text| !text.is_empty()) {
+            None => Ok(None),
+            Some(text) => SigningDomain::parse(text)
+                .map(Some)
+                .map_err(|error| ConfigError(format!("SIGNPOST_SERVICE_DOMAIN: {error}"))),
+        }
+    }
+}
+
 /// `signpost serve`. Without Debug: the relay's address may hold a password.
 #[derive(Clone, Args)]
 pub(crate) struct ServeArgs {
@@ -129,9 +181,8 @@ pub(crate) struct ServeArgs {
     pub(crate) key_custody: KeyCustody,
     #[command(flatten)]
     pub(crate) dns: DnsArgs,
-    /// Port for direct questions to authoritative servers
-    #[arg(long, env = "SIGNPOST_DNS_AUTHORITY_PORT", default_value_t = 53, value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) dns_authority_port: u16,
+    #[command(flatten)]
+    pub(crate) authorities: AuthorityArgs,
     /// `smtp://host:port` (with `user:pass@` STARTTLS is required) or `smtps://...`; unset: direct to MX
     #[arg(long, env = "SIGNPOST_SMTP_RELAY", hide_env_values = true)]
     pub(crate) smtp_relay: Option<String>,
@@ -141,18 +192,8 @@ pub(crate) struct ServeArgs {
     /// Port for direct MX delivery
     #[arg(long, env = "SIGNPOST_SMTP_PORT", default_value_t = 25, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) smtp_port: u16,
-    /// CIDRs outside the public ranges that tenants or DNS may name as targets
-    #[arg(long, env = "SIGNPOST_DANGEROUS_ALLOW_TARGETS", value_delimiter = ',')]
-    pub(crate) dangerous_allow_targets: Vec<IpNet>,
-    /// EHLO name; default: the system's host name
-    #[arg(long, env = "SIGNPOST_HOSTNAME")]
-    pub(crate) hostname: Option<String>,
-    /// The operator's zone: `bounce.` and `dkim.` lie below it
-    #[arg(long, env = "SIGNPOST_SERVICE_DOMAIN")]
-    pub(crate) service_domain: Option<String>,
-    /// Addresses that mail leaves from; unset: no SPF advice
-    #[arg(long, env = "SIGNPOST_EGRESS_IPS", value_delimiter = ',')]
-    pub(crate) egress_ips: Vec<IpAddr>,
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
     /// `tsig-name:algorithm:secret@host:port`: the primary DNS server of `dkim.<service domain>` and a TSIG key that may update it;
     /// with it domains can be `delegated`. Algorithm: hmac-sha256, hmac-sha384 or hmac-sha512; the secret is base64
     #[arg(long, env = "SIGNPOST_DNS_UPDATE", hide_env_values = true)]
@@ -213,23 +254,17 @@ impl ServeArgs {
 
     /// Settings of the engine.
     pub(crate) fn engine_settings(&self) -> Result<Settings, ConfigError> {
-        let service_domain = match self.service_domain.as_deref().filter(|text| !text.is_empty()) {
-            None => None,
-            Some(text) => Some(
-                SigningDomain::parse(text).map_err(|error| ConfigError(format!("SIGNPOST_SERVICE_DOMAIN: {error}")))?,
-            ),
-        };
         Ok(Settings {
-            hostname: host_name(self.hostname.as_deref())?,
-            service_domain,
-            egress_ips: self.egress_ips.clone(),
+            hostname: host_name(self.service.hostname.as_deref())?,
+            service_domain: self.service.domain()?,
+            egress_ips: self.service.egress_ips.clone(),
             max_message: self.max_message,
             queue_lifetime_ms: self.queue_lifetime,
             delivery: DeliverySettings {
                 relay: self.relay()?,
                 smtp_port: self.smtp_port,
                 in_flight: usize::from(self.smtp_in_flight),
-                guard: self.guard(),
+                guard: self.authorities.guard(),
             },
         })
     }
@@ -260,11 +295,7 @@ impl ServeArgs {
 
     /// Settings of DNS questions.
     pub(crate) fn dns_settings(&self) -> DnsSettings {
-        DnsSettings {
-            resolvers: self.dns.dns_resolvers.clone(),
-            authority_port: self.dns_authority_port,
-            guard: self.guard(),
-        }
+        self.authorities.settings(&self.dns)
     }
 
     /// Who may come in, in a process that may have so many files open.
@@ -278,10 +309,6 @@ impl ServeArgs {
             connections,
             connections_per_address: self.connections_per_address,
         }
-    }
-
-    fn guard(&self) -> Guard {
-        Guard { allow: self.dangerous_allow_targets.clone() }
     }
 
     fn relay(&self) -> Result<Option<Relay>, ConfigError> {

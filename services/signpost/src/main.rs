@@ -2,6 +2,7 @@
 mod config;
 mod health;
 mod master_key;
+mod operator;
 mod sandbox;
 mod serve;
 mod telemetry;
@@ -35,6 +36,11 @@ enum Command {
     Tenant {
         #[command(subcommand)]
         command: TenantCommand,
+    },
+    /// The operator's own zone
+    Operator {
+        #[command(subcommand)]
+        command: operator::OperatorCommand,
     },
     /// Say what a receiver would conclude about a message: DKIM, SPF, DMARC
     Verify(Box<verify::VerifyArgs>),
@@ -73,6 +79,7 @@ fn main() -> ExitCode {
             Command::Tenant { command: TenantCommand::Create { name, json, store } } => {
                 create_tenant(&name, json, &store).await.map(|()| ExitCode::SUCCESS)
             }
+            Command::Operator { command } => operator::run(command).await,
             Command::Verify(args) => Ok(verify::run(*args).await),
             Command::Health(args) => health::run(&args).await.map(|()| ExitCode::SUCCESS),
             Command::Openapi => print(signpost_http::openapi_json().trim_end()).map(|()| ExitCode::SUCCESS),

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 const TSIG_NAME: &str = "signpost-tests";
@@ -110,8 +110,10 @@ impl NamedBuilder {
              controls {{ }};\n\
              options {{ directory \"{at}\"; pid-file \"{at}/named.pid\"; session-keyfile \"{at}/session.key\";\n\
              managed-keys-directory \"{at}\"; listen-on port {port} {{ {listen}}}; listen-on-v6 {{ none; }};\n\
-             recursion no; allow-query {{ 127.0.0.0/8; }}; allow-transfer {{ {transfers}; }}; notify no;\n\
-             dnssec-validation no; minimal-responses yes; }};\n",
+             recursion no; allow-query {{ 127.0.0.0/8; }}; allow-transfer {{ {transfers}; }}; notify no;
+\
+             dnssec-validation no; minimal-responses yes; check-names primary ignore; }};
+",
             at = folder.display()
         );
         for (name, lines) in &zones {
@@ -215,7 +217,17 @@ impl Named {
             .filter(|zone| name == zone.as_str() || name.ends_with(&format!(".{zone}")))
             .max_by_key(|zone| zone.len())
             .unwrap_or_else(|| panic!("no zone for {name}"));
-        let script = format!("server 127.0.0.1 {}\nzone {zone}.\n{commands}send\n", self.port.number());
+        self.nsupdate(&format!("server 127.0.0.1 {}\nzone {zone}.\n{commands}send\n", self.port.number()));
+    }
+
+    /// Runs a script of nsupdate as it is, with the key that may update every zone. Fails where nsupdate does.
+    pub fn nsupdate(&self, script: &str) {
+        let output = self.try_nsupdate(script);
+        assert!(output.status.success(), "nsupdate: {}\n{script}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// The same; what nsupdate said.
+    pub fn try_nsupdate(&self, script: &str) -> Output {
         let mut child = Command::new(find("nsupdate", "dnsutils"))
             .arg("-y")
             .arg(format!("hmac-sha256:{TSIG_NAME}:{TSIG_SECRET}"))
@@ -225,8 +237,19 @@ impl Named {
             .spawn()
             .unwrap();
         child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "nsupdate: {}\n{script}", String::from_utf8_lossy(&output.stderr));
+        child.wait_with_output().unwrap()
+    }
+
+    /// Records of a name in presentation form as the server gives them, sorted.
+    pub fn records(&self, name: &str, kind: &str) -> Vec<String> {
+        let output = Command::new(find("dig", "dnsutils"))
+            .args(["@127.0.0.1", "-p", &self.port.number().to_string(), "+short", "+norecurse", name, kind])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "dig: {}", String::from_utf8_lossy(&output.stdout));
+        let mut records: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+        records.sort();
+        records
     }
 
     /// TXT records of a name as the server gives them, strings joined.

@@ -18,6 +18,7 @@
 //! - [`App`]: the binary as `signpost serve`; at its end, logs, database and answers are searched for secrets.
 //! - [`Api`], [`Answer`]: the HTTP API as a caller sees it.
 //! - [`DkimPy`], [`MailAuthJudge`], [`Rspamd`], [`OpenDkim`], [`our_verdict`]: who says what about a signature.
+//! - [`named_checkzone`], [`route53`]: programs that read what we ask people to publish.
 //! - [`World`]: all of it put together, with an enabled domain.
 #![expect(
     clippy::unwrap_used,
@@ -43,6 +44,7 @@ mod ports;
 mod postfix;
 mod postgres;
 mod process;
+mod readers;
 mod receiver;
 mod rspamd;
 mod secrets;
@@ -67,6 +69,7 @@ pub use ports::Port;
 pub use postfix::{Delivered, Postfix};
 pub use postgres::PostgresServer;
 pub use process::{Process, wait_for};
+pub use readers::{named_checkzone, route53};
 pub use receiver::{Received, Receiver};
 pub use rspamd::{Dialogue, Rspamd, Symbols};
 pub use secrets::{Found, Needle, private_key_needles, search};

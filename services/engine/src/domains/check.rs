@@ -187,11 +187,13 @@ impl Engine {
         // Before DNS is asked: a claim decided while we look must make ours fail.
         let name = store.name_version(&domain.name).await?;
         let keys = store.keys(&domain.tenant_id, &domain.id).await?;
-        let listed = self.listed_records(domain, &keys).await?;
+        let mut listed = self.listed_records(domain, &keys).await?;
         let expected: Vec<Expected> = listed.iter().map(|l| l.expected.clone()).collect();
         let signing_domain = super::records::stored_domain(&domain.name)?;
         let until = Instant::now() + PROOF_DEADLINE;
-        let mut findings = check::check(&self.inner.dns, &signing_domain, &expected, CHECK_DEADLINE).await;
+        let asked = check::check(&self.inner.dns, &signing_domain, &expected, CHECK_DEADLINE);
+        let (mut findings, zones) = tokio::join!(asked, self.zones(&signing_domain, &listed));
+        super::records::place_all(listed.iter_mut().map(|l| &mut l.view), &zones?);
         self.prove_keys(&keys, &listed, &mut findings, until).await?;
         let ttl_deadline = WHOLE_DEADLINE.saturating_sub(began.elapsed());
         let found_keys = self.sightings(&signing_domain, &keys, listed.iter().zip(&findings), ttl_deadline).await;
@@ -401,6 +403,8 @@ mod tests {
                 kind: "TXT".into(),
                 name: "n".into(),
                 relative_name: "n".into(),
+                zone: "n".into(),
+                zone_source: super::super::ZoneSource::Assumed,
                 value: "v".into(),
                 chunks: vec![],
                 required,

@@ -1,10 +1,14 @@
 //! Domains: register, records, check, enable, keys.
 mod check;
+pub(crate) mod formats;
 mod key_steps;
 mod proof;
+pub(crate) mod publication;
 pub(crate) mod records;
 mod rotation;
 pub(crate) mod states;
+
+pub use formats::Format;
 
 use crate::custody::is_remote;
 use crate::delegation::slots;
@@ -38,6 +42,17 @@ pub enum Purpose {
     Dmarc,
 }
 
+/// Where a record's zone is known from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ZoneSource {
+    /// The zone's servers said so.
+    Dns,
+    /// It is the organizational domain, since DNS was not asked yet or did not answer.
+    #[default]
+    Assumed,
+}
+
 /// A record to publish. `status` is a value of `diagnosis::check::Status`, or `unchecked`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are the JSON fields of DESIGN: Record")]
@@ -47,7 +62,13 @@ pub struct RecordView {
     #[serde(rename = "type")]
     pub kind: String,
     pub name: String,
+    /// The name below `zone`; `@` for the zone itself.
     pub relative_name: String,
+    /// The zone that the record belongs into.
+    #[serde(default)]
+    pub zone: String,
+    #[serde(default)]
+    pub zone_source: ZoneSource,
     pub value: String,
     pub chunks: Vec<String>,
     pub required: bool,
@@ -209,17 +230,6 @@ impl Engine {
             self.withdraw_soon();
         }
         Ok(())
-    }
-
-    /// What to publish. Scope domains:read.
-    pub async fn domain_records(&self, caller: &Caller, id: &str) -> Result<Vec<RecordView>, Error> {
-        Ok(self.domain(caller, id).await?.records)
-    }
-
-    /// What to publish, as a BIND zone fragment. Scope domains:read.
-    pub async fn domain_zone(&self, caller: &Caller, id: &str) -> Result<String, Error> {
-        let view = self.domain(caller, id).await?;
-        Ok(records::zone_form(&view.row.name, &view.records))
     }
 
     /// History, newest first. Scope domains:read.

@@ -1,16 +1,14 @@
 //! What a tenant must or should publish.
-use super::{CheckedRecord, DELEGATED, Purpose, RecordView, states};
+use super::{CheckedRecord, DELEGATED, Purpose, RecordView, ZoneSource, states};
 use crate::{Engine, Error};
 use signpost_diagnosis::check::{Expected, Want};
+use signpost_diagnosis::standing::ZoneCut;
 use signpost_diagnosis::suffix::organizational_domain;
 use signpost_dkim::record::{self, PublicKey};
 use signpost_dkim::{KeyAlgorithm, SigningDomain};
 use signpost_store::{DomainRow, KeyRow};
 use std::fmt::Write as _;
 use std::net::IpAddr;
-
-/// TTL of the zone form, seconds: short enough that a mistake is soon mended.
-const ZONE_TTL: u32 = 3600;
 
 /// What to publish for a key that must not be trusted any more.
 const REVOKED_RECORD: &str = "v=DKIM1; p=";
@@ -92,10 +90,25 @@ impl Engine {
 }
 
 fn view(domain: &SigningDomain, purpose: Purpose, name: String, value: String, required: bool) -> RecordView {
+    record(domain, purpose, "TXT", name, value, required)
+}
+
+/// A record of any type whose zone is not known yet: the organizational domain, which is where a zone usually begins.
+pub(crate) fn record(
+    domain: &SigningDomain,
+    purpose: Purpose,
+    kind: &str,
+    name: String,
+    value: String,
+    required: bool,
+) -> RecordView {
+    let zone = organizational_domain(domain).unwrap_or_else(|| domain.clone());
     RecordView {
         purpose,
-        kind: "TXT".into(),
-        relative_name: relative_name(domain, &name),
+        kind: kind.into(),
+        relative_name: relative_name(zone.as_str(), &name),
+        zone: zone.to_string(),
+        zone_source: ZoneSource::Assumed,
         chunks: record::chunk(&value),
         name,
         value,
@@ -110,17 +123,76 @@ fn cname_view(domain: &SigningDomain, purpose: Purpose, name: String, target: St
     RecordView { kind: "CNAME".into(), chunks: Vec::new(), ..view(domain, purpose, name, target, required) }
 }
 
-/// The name below the organizational domain, which is where a zone usually begins; `@` for that name itself.
-fn relative_name(domain: &SigningDomain, name: &str) -> String {
-    let zone = organizational_domain(domain).unwrap_or_else(|| domain.clone());
-    if name == zone.as_str() {
+/// The name below a zone; `@` for the zone itself.
+fn relative_name(zone: &str, name: &str) -> String {
+    if name == zone {
         return "@".into();
     }
-    name.strip_suffix(zone.as_str()).and_then(|rest| rest.strip_suffix('.')).unwrap_or(name).to_owned()
+    name.strip_suffix(zone).and_then(|rest| rest.strip_suffix('.')).unwrap_or(name).to_owned()
+}
+
+/// Puts records into the zones that DNS names, in their order; `None` leaves one where it is.
+pub(crate) fn place_all<'a>(views: impl Iterator<Item = &'a mut RecordView>, zones: &[Option<ZoneCut>]) {
+    for (view, zone) in views.zip(zones) {
+        if let Some(zone) = zone {
+            view.relative_name = relative_name(&zone.apex, &view.name);
+            view.zone.clone_from(&zone.apex);
+            view.zone_source = ZoneSource::Dns;
+        }
+    }
+}
+
+impl RecordView {
+    /// A plain sentence or two for people: where this goes, and what it is for.
+    pub fn instruction(&self) -> String {
+        let zone = match self.zone_source {
+            ZoneSource::Dns => format!("the zone {}", self.zone),
+            ZoneSource::Assumed => format!("the zone that holds {} (probably {})", self.name, self.zone),
+        };
+        let is_policy = self.purpose == Purpose::Dmarc && self.kind == "TXT" && !self.name.starts_with("*.");
+        if self.status == "ok" && is_policy {
+            return "A DMARC record that applies to this domain is in place: nothing has to be done.".into();
+        }
+        if self.status == "ok" {
+            return format!("The {} record at {} is in place: leave it as it is. {}", self.kind, self.name, self.why());
+        }
+        let article = if self.kind == "MX" { "an" } else { "a" };
+        let value = if self.kind == "TXT" { "as the value, in one record" } else { "as the target" };
+        format!(
+            "In {zone}, add {article} {} record with the name {} (in full: {}) and the text shown {value}. {}",
+            self.kind,
+            self.relative_name,
+            self.name,
+            self.why()
+        )
+    }
+
+    fn why(&self) -> &'static str {
+        match self.purpose {
+            Purpose::Ownership => "It proves that the domain is yours; it may stand beside other records.",
+            Purpose::Dkim if self.kind == "CNAME" => {
+                "It lets Signpost publish and renew the key that receivers check signatures with."
+            }
+            Purpose::Dkim if self.value.ends_with("p=") => "It tells receivers that this key is revoked.",
+            Purpose::Dkim if self.required => "Receivers check the signatures with this key.",
+            Purpose::Dkim => "Receivers will check signatures with this key once it signs; it does not sign now.",
+            Purpose::Spf => {
+                "It lets our servers send for this name. A name may have only one SPF record: if one that begins with v=spf1 stands there, replace it, and leave other TXT records."
+            }
+            Purpose::ReturnPath => "Bounces come back through it.",
+            Purpose::Dmarc if self.kind == "MX" => "DMARC reports come in through it.",
+            Purpose::Dmarc if self.name.starts_with("*.") => {
+                "It says that reports about other domains are welcome here (RFC 7489 7.1)."
+            }
+            Purpose::Dmarc => {
+                "Optional: it says what receivers shall do with mail that fails. A domain may have only one such record: if one that begins with v=DMARC1 stands there, keep it."
+            }
+        }
+    }
 }
 
 /// RFC 7208 4.5, 5.6: the addresses that mail leaves from.
-fn spf_value(egress: &[IpAddr]) -> String {
+pub(crate) fn spf_value(egress: &[IpAddr]) -> String {
     let mut value = String::from("v=spf1");
     for address in egress {
         let _ = match address {
@@ -147,6 +219,11 @@ pub(super) fn with_statuses(listed: Vec<Listed>, checked: &[CheckedRecord]) -> V
             if let Some(found) = checked.iter().find(same) {
                 view.status.clone_from(&found.record.status);
                 view.warnings.extend(found.record.warnings.iter().cloned());
+                if found.record.zone_source == ZoneSource::Dns {
+                    view.zone.clone_from(&found.record.zone);
+                    view.relative_name.clone_from(&found.record.relative_name);
+                    view.zone_source = ZoneSource::Dns;
+                }
                 if view.value != found.record.value {
                     view.value.clone_from(&found.record.value);
                     view.chunks.clone_from(&found.record.chunks);
@@ -189,21 +266,4 @@ pub(super) fn warn_of_retiring(records: &mut [RecordView], keys: &[KeyRow]) {
             ));
         }
     }
-}
-
-/// Master-file form (RFC 1035 5.1), absolute names, one record a line. Advice that is in place already is left out.
-pub(super) fn zone_form(domain: &str, records: &[RecordView]) -> String {
-    let mut zone = format!("; Signpost: records for {domain}\n");
-    for record in records.iter().filter(|r| r.required || r.purpose == Purpose::Dkim || r.status != "ok") {
-        let what = match (record.required, record.purpose) {
-            (true, _) => "required",
-            (false, Purpose::Dkim) if record.kind == "CNAME" => "for the keys that come later: publish it now",
-            (false, Purpose::Dkim) => "key that does not sign now",
-            (false, _) => "advice",
-        };
-        let _ = writeln!(zone, "; {what}");
-        let data = if record.kind == "CNAME" { format!("{}.", record.value) } else { record::zone_text(&record.value) };
-        let _ = writeln!(zone, "{}. {ZONE_TTL} IN {} {data}", record.name, record.kind);
-    }
-    zone
 }

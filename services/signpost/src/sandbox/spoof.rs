@@ -65,6 +65,7 @@ pub(super) async fn make(victim: &str) -> Outcome<Spoof> {
         zone: format!("{name}. 60 IN TXT {}\n", record::zone_text(&value)),
         record: json!({
             "purpose": "dkim", "type": "TXT", "name": name, "relative_name": format!("{SELECTOR}._domainkey"),
+            "zone": ATTACKER, "zone_source": "assumed", "instruction": "The attacker publishes this for a domain of its own.",
             "chunks": record::chunk(&value), "value": value, "required": true, "status": "unchecked", "warnings": [],
         }),
     })
