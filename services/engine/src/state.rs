@@ -1,5 +1,5 @@
 //! The engine's state, its settings, and the master key's life at run time.
-use crate::custody::Kms;
+use crate::custody::KmsAccess;
 use crate::delivery::DeliverySettings;
 use crate::kept::{Kept, Reading};
 use crate::messages::signing::Authority;
@@ -48,7 +48,7 @@ pub(crate) struct Inner {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) sealed: Arc<SealedCustody>,
     /// Set once at the start, if at all.
-    pub(crate) kms: OnceLock<Kms>,
+    pub(crate) kms: OnceLock<KmsAccess>,
     pub(crate) outages: Outages,
     /// Tenant id -> its turn to make a key in the KMS.
     pub(crate) remote_turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,

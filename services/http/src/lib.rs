@@ -16,6 +16,7 @@ mod inbox;
 mod json;
 mod jwt;
 mod keys;
+mod keys_import;
 mod messages;
 mod openapi;
 mod pace;

@@ -4,7 +4,7 @@ use crate::arriving::{self, BodyMemory};
 use crate::body::Limits;
 use crate::jwt::Issuer;
 use crate::rate::RateLimit;
-use crate::{api_keys, docs, domains, health, keys, messages, openapi, raw, sign, token, verify};
+use crate::{api_keys, docs, domains, health, keys, keys_import, messages, openapi, raw, sign, token, verify};
 use axum::Router;
 use axum::extract::FromRef;
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -47,6 +47,7 @@ pub(crate) fn api() -> OpenApiRouter<ApiState> {
         .routes(routes!(domains::enable_signing))
         .routes(routes!(domains::disable_signing))
         .routes(routes!(keys::create_key, keys::list_keys))
+        .routes(routes!(keys_import::import_key))
         .routes(routes!(messages::send_message, messages::list_messages))
         .routes(routes!(raw::send_raw_message))
         .routes(routes!(messages::get_message))

@@ -1,7 +1,10 @@
 //! Domains: register, records, check, enable, keys.
 mod check;
+mod import;
 pub(crate) mod records;
 pub(crate) mod states;
+
+pub use import::KeyImport;
 
 use crate::custody::is_remote;
 use crate::rows::{CheckRow, DomainRow, KeyRow, Page};
@@ -10,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use signpost_diagnosis::suffix::is_icann_suffix;
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
-use signpost_keys::{CustodyKind, KeyBinding};
+use signpost_keys::{CustodyKind, KeyBinding, StoredKey};
 use signpost_store::StoreError;
 
 /// Symbols of 5 bits: 130 random bits.
@@ -107,7 +110,7 @@ pub struct NewDomain {
 pub struct NewKey {
     /// `rsa-2048`, `rsa-3072`, `rsa-4096`, `ed25519`.
     pub algorithm: Option<String>,
-    /// `sealed`, or `aws-kms` where the server has a KMS; the server's default unless said.
+    /// `sealed`, or `aws-kms` and `aws-kms-envelope` where the server has a KMS; the server's default unless said.
     pub custody: Option<String>,
 }
 
@@ -242,11 +245,7 @@ impl Engine {
             }
         };
         let domain = self.own_domain(caller, id).await?;
-        let listed = self.inner.store.keys(&caller.tenant_id, id).await?;
-        if listed.iter().filter(|key| states::is_listed(&key.state)).count() >= KEYS_PER_DOMAIN {
-            let detail = format!("this domain has {KEYS_PER_DOMAIN} keys already; each is asked for at every check");
-            return Err(Error::Invalid(vec![FieldError::at("", detail)]));
-        }
+        self.room_for_a_key(&domain).await?;
         let name = records::stored_domain(&domain.name)?;
         let _turn = if custody.is_remote() { Some(self.turn_to_make(&caller.tenant_id).await) } else { None };
         if custody.is_remote() {
@@ -260,6 +259,16 @@ impl Engine {
             return Err(error.into());
         }
         Ok(key)
+    }
+
+    /// May the domain have one more key? `Invalid` if not.
+    async fn room_for_a_key(&self, domain: &DomainRow) -> Result<(), Error> {
+        let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
+        if keys.iter().filter(|key| states::is_listed(&key.state)).count() < KEYS_PER_DOMAIN {
+            return Ok(());
+        }
+        let detail = format!("this domain has {KEYS_PER_DOMAIN} keys already; each is asked for at every check");
+        Err(Error::Invalid(vec![FieldError::at("", detail)]))
     }
 
     /// A foreign or deleted domain is `NotFound`.
@@ -279,6 +288,17 @@ impl Engine {
         Ok(DomainView { row, keys, records, last_check })
     }
 
+    /// What a new key is bound to.
+    fn new_binding(&self, domain: &DomainRow, name: &SigningDomain, selector: Selector) -> KeyBinding {
+        KeyBinding { tenant: domain.tenant_id.clone(), domain: name.clone(), selector, key_id: self.fresh_id() }
+    }
+
+    /// A random one.
+    fn fresh_selector(&self) -> Result<Selector, Error> {
+        let text = format!("sp{}", ids::random_text(self.inner.random.as_ref(), SELECTOR_LENGTH));
+        Selector::parse(&text).map_err(|error| Error::Internal(format!("selector: {error}")))
+    }
+
     /// A key with a random selector, never used before for this name.
     async fn make_key(
         &self,
@@ -287,28 +307,25 @@ impl Engine {
         algorithm: KeyAlgorithm,
         custody: CustodyKind,
     ) -> Result<KeyRow, Error> {
-        let text = format!("sp{}", ids::random_text(self.inner.random.as_ref(), SELECTOR_LENGTH));
-        let selector = Selector::parse(&text).map_err(|error| Error::Internal(format!("selector: {error}")))?;
-        let id = self.fresh_id();
-        let binding = KeyBinding {
-            tenant: domain.tenant_id.clone(),
-            domain: name.clone(),
-            selector: selector.clone(),
-            key_id: id.clone(),
-        };
+        let binding = self.new_binding(domain, name, self.fresh_selector()?);
         if self.is_sealed() {
             return Err(Error::Sealed);
         }
         let custody = self.custody(custody)?;
         let made = custody.create(&binding, algorithm).await?;
-        Ok(KeyRow {
-            id,
+        Ok(self.pending_key(domain, binding, custody.kind(), made))
+    }
+
+    /// The row of a key that custody has just stored.
+    fn pending_key(&self, domain: &DomainRow, binding: KeyBinding, custody: CustodyKind, made: StoredKey) -> KeyRow {
+        KeyRow {
+            id: binding.key_id,
             tenant_id: domain.tenant_id.clone(),
             domain_id: domain.id.clone(),
             domain_name: domain.name.clone(),
-            selector: selector.to_string(),
-            algorithm: algorithm.as_str().into(),
-            custody: custody.kind().as_str().into(),
+            selector: binding.selector.to_string(),
+            algorithm: made.algorithm.as_str().into(),
+            custody: custody.as_str().into(),
             reference: made.reference,
             sealed: made.sealed,
             public_key: made.public_key.to_p(),
@@ -317,7 +334,7 @@ impl Engine {
             published_read_at: None,
             published_tried_at: None,
             created_at: self.now_ms(),
-        })
+        }
     }
 }
 

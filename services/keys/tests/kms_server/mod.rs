@@ -1,12 +1,13 @@
 //! The KMS server of the tests (tests/tools/kms_server.py) as a child, and a custody that speaks to it.
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_kms::config::Credentials;
-use signpost_keys::AwsKmsCustody;
+use signpost_keys::{AwsKmsCustody, EnvelopeCustody, EnvelopeSettings, SystemRandom};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -60,6 +61,12 @@ impl KmsServer {
     /// A custody with its keys there.
     pub(crate) async fn custody(&self) -> AwsKmsCustody {
         AwsKmsCustody::with(&self.config().await)
+    }
+
+    /// A custody whose keys are wrapped there, and kept unwrapped for so long.
+    pub(crate) async fn envelope(&self, lifetime: Duration) -> EnvelopeCustody {
+        let settings = EnvelopeSettings { lifetime, ..EnvelopeSettings::default() };
+        self.custody().await.envelope(Arc::new(SystemRandom), settings)
     }
 
     /// From now on Sign goes wrong in that way.
