@@ -174,7 +174,7 @@ def rsa_forms():
     case("cut", "cut off", "RFC 7468 3", new[:900], refused="END line")
     lines = new.split("\n")
     case("line-lost", "a line lost in the middle", "RFC 5958 2", "\n".join(lines[:5] + lines[6:]), refused="damaged")
-    case("not-base64", "characters that are none of base64", "RFC 7468 3", new.replace("A", "*"), refused="not base64")
+    case("not-base64", "characters that are none of base64", "RFC 7468 3", "\n".join([lines[0], *(line.replace("A", "*") for line in lines[1:-2]), *lines[-2:]]), refused="not base64")
     restricted = pkcs8(private(key, old, ser.Encoding.DER), b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0a")
     case("rsa-pss", "restricted to PSS", "RFC 4055 1.2", pem("PRIVATE KEY", restricted), refused="PSS")
 

@@ -48,6 +48,7 @@ fn what_belongs_to_another_tenant_is_a_404_like_what_does_not_exist() {
         ("POST", "/v1/domains/{dom}/signing/disable".into(), None),
         ("GET", "/v1/domains/{dom}/keys".into(), None),
         ("POST", "/v1/domains/{dom}/keys".into(), Some(json!({"algorithm": "ed25519"}))),
+        ("POST", "/v1/domains/{dom}/keys/import".into(), Some(json!({"private_key": "AAAA"}))),
         ("GET", "/v1/messages/{msg}".into(), None),
         ("GET", "/v1/messages/{msg}/raw".into(), None),
         ("GET", "/v1/messages/{msg}/events".into(), None),
@@ -232,7 +233,7 @@ fn a_key_does_what_its_scopes_say_and_nothing_else() {
 }
 
 /// Operation and the scope that it needs; what is not listed here fails the test below.
-const OPERATIONS: [(&str, &str, &str); 22] = [
+const OPERATIONS: [(&str, &str, &str); 23] = [
     ("get", "/v1/api-keys", "admin"),
     ("post", "/v1/api-keys", "admin"),
     ("delete", "/v1/api-keys/{id}", "admin"),
@@ -244,6 +245,7 @@ const OPERATIONS: [(&str, &str, &str); 22] = [
     ("get", "/v1/domains/{id}/checks", "domains:read"),
     ("get", "/v1/domains/{id}/keys", "domains:read"),
     ("post", "/v1/domains/{id}/keys", "domains:write"),
+    ("post", "/v1/domains/{id}/keys/import", "domains:write"),
     ("get", "/v1/domains/{id}/records", "domains:read"),
     ("post", "/v1/domains/{id}/signing/disable", "domains:write"),
     ("post", "/v1/domains/{id}/signing/enable", "domains:write"),
