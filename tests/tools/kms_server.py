@@ -5,14 +5,14 @@ usage: kms_server.py PORT FOLDER
 Listens on 127.0.0.1:PORT and writes FOLDER/ready once it does. What moto 5.2.5 does otherwise than AWS, and this mends:
 
 - `MessageType=DIGEST` is signed as it is (moto hashes it once more), and must have the length of the hash;
-- a disabled key, and one whose deletion is scheduled, does not sign;
+- a disabled key, and one whose deletion is scheduled, does not sign, encrypt or decrypt;
 - `ECC_NIST_EDWARDS25519` with `ED25519_SHA_512` exists.
 
 Beside the service's own protocol there is a door for tests:
 
 - `GET /_test/calls`: how often each operation was called, `{"Sign": 3}`;
-- `POST /_test/fault?kind=KIND`: from now on Sign goes wrong: `other_key` (answers with a signature by another key of the same
-  kind), `throttled`, `denied`, `internal`, `garbage` (no JSON), `silent` (no answer until the fault is taken back), `none`.
+- `POST /_test/fault?kind=KIND`: from now on Sign, Decrypt and GenerateDataKey go wrong: `other_key` (answers with a signature by another key of the same
+  kind; Sign only), `throttled`, `denied`, `internal`, `garbage` (no JSON), `silent` (no answer until the fault is taken back), `none`.
 """
 
 import base64
@@ -36,6 +36,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 ED25519_SPEC = "ECC_NIST_EDWARDS25519"
 ED25519_ALGORITHM = "ED25519_SHA_512"
 RAW_LIMIT = 4096
+# What the door's faults are for.
+FAULTY = {"Sign", "Decrypt", "GenerateDataKey"}
 HASH_LENGTHS = {"SHA_256": 32, "SHA_384": 48, "SHA_512": 64}
 
 # The MessageType of the request that this thread works on: moto's backend is not told of it.
@@ -102,6 +104,14 @@ def mend_moto():
     for name in ("sign", "verify"):
         setattr(responses.KmsResponse, name, told_the_message_type(getattr(responses.KmsResponse, name)))
         setattr(models.KmsBackend, name, only_with_a_usable_key(getattr(models.KmsBackend, name)))
+    models.KmsBackend.encrypt = only_with_a_usable_key(models.KmsBackend.encrypt)
+    decrypt = models.KmsBackend.decrypt
+
+    def decrypt_with_a_usable_key(self, ciphertext_blob, encryption_context, key_id=None):
+        plaintext, arn = decrypt(self, ciphertext_blob, encryption_context, key_id)
+        return only_with_a_usable_key(lambda backend, key: (plaintext, arn))(self, arn)
+
+    models.KmsBackend.decrypt = decrypt_with_a_usable_key
 
     hidden = "_RSAPrivateKey__padding_and_hash_algorithm"
     choose = getattr(keys.RSAPrivateKey, hidden)
@@ -155,7 +165,7 @@ class Door:
         operation = environ.get("HTTP_X_AMZ_TARGET", "").partition(".")[2]
         with self.lock:
             self.calls[operation] += 1
-            fault = self.fault if operation == "Sign" else "none"
+            fault = self.fault if operation in FAULTY else "none"
         if fault == "silent":
             self.speaks.wait()
         if fault in self.ERRORS:
@@ -163,7 +173,7 @@ class Door:
             return self.answer(start_response, status, json.dumps({"__type": code, "message": "a fault of the test"}).encode())
         if fault == "garbage":
             return self.answer(start_response, 200, b"<html>this is no KMS</html>")
-        if fault == "other_key":
+        if fault == "other_key" and operation == "Sign":
             return self.as_other_key(environ, start_response)
         return self.service(environ, start_response)
 

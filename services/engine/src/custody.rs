@@ -19,41 +19,57 @@ const UNPROVEN_KEPT_MS: i64 = 7 * 24 * 3600 * 1000;
 const BATCH: u32 = 100;
 
 /// The KMS of this process.
-pub(crate) struct Kms {
-    custody: Arc<dyn Custody>,
-    for_new_keys: bool,
+pub struct KmsAccess {
+    /// Custody `aws-kms`.
+    pub keys: Arc<dyn Custody>,
+    /// Custody `aws-kms-envelope`.
+    pub envelope: Arc<dyn Custody>,
+    /// The custody of keys that are made without naming one.
+    pub for_new_keys: CustodyKind,
 }
 
 impl Engine {
-    /// Gives the engine its KMS, once, at the start; `for_new_keys` makes it the custody of keys that are made without naming one.
-    pub fn attach_kms(&self, custody: Arc<dyn Custody>, for_new_keys: bool) {
-        if self.inner.kms.set(Kms { custody, for_new_keys }).is_err() {
+    /// Gives the engine its KMS, once, at the start.
+    pub fn attach_kms(&self, kms: KmsAccess) {
+        if self.inner.kms.set(kms).is_err() {
             tracing::error!("a second KMS was offered and is not used");
         }
     }
 
     /// The custody that holds keys of this kind; `Unavailable` if this process has no access to it.
     pub(crate) fn custody(&self, kind: CustodyKind) -> Result<Arc<dyn Custody>, CustodyError> {
-        match kind {
-            CustodyKind::Sealed => Ok(Arc::clone(&self.inner.sealed) as Arc<dyn Custody>),
-            CustodyKind::AwsKms => self.inner.kms.get().map(|kms| Arc::clone(&kms.custody)).ok_or_else(|| {
+        let kms = || {
+            self.inner.kms.get().ok_or_else(|| {
                 CustodyError::Unavailable(
                     "this server is not set up for AWS KMS any more; the operator has to look".into(),
                 )
-            }),
+            })
+        };
+        match kind {
+            CustodyKind::Sealed | CustodyKind::Imported => Ok(Arc::clone(&self.inner.sealed) as Arc<dyn Custody>),
+            CustodyKind::AwsKms => kms().map(|kms| Arc::clone(&kms.keys)),
+            CustodyKind::AwsKmsEnvelope => kms().map(|kms| Arc::clone(&kms.envelope)),
         }
     }
 
     /// The custody of a key that is to be made: the named one, or the server's default.
     pub(crate) fn custody_for_new_key(&self, named: Option<&str>) -> Result<CustodyKind, FieldError> {
         let kms = self.inner.kms.get();
-        match named.map(CustodyKind::parse) {
-            None if kms.is_some_and(|kms| kms.for_new_keys) => Ok(CustodyKind::AwsKms),
-            None | Some(Some(CustodyKind::Sealed)) => Ok(CustodyKind::Sealed),
-            Some(Some(CustodyKind::AwsKms)) if kms.is_some() => Ok(CustodyKind::AwsKms),
-            Some(_) => {
-                let offered = if kms.is_some() { "`sealed` and `aws-kms`" } else { "`sealed`" };
-                Err(FieldError::at("/custody", format!("the custody that this server offers is {offered}")))
+        let Some(named) = named else { return Ok(kms.map_or(CustodyKind::Sealed, |kms| kms.for_new_keys)) };
+        let offered = || match kms {
+            Some(_) => "`sealed`, `aws-kms` and `aws-kms-envelope`",
+            None => "`sealed`",
+        };
+        match CustodyKind::parse(named) {
+            Some(CustodyKind::Sealed) => Ok(CustodyKind::Sealed),
+            Some(kind @ (CustodyKind::AwsKms | CustodyKind::AwsKmsEnvelope)) if kms.is_some() => Ok(kind),
+            Some(CustodyKind::Imported) => Err(FieldError::at(
+                "/custody",
+                "a key that was made elsewhere is imported: POST /v1/domains/{id}/keys/import",
+            )),
+            Some(CustodyKind::AwsKms | CustodyKind::AwsKmsEnvelope) | None => {
+                let detail = format!("the custody that this server offers for keys made here is {}", offered());
+                Err(FieldError::at("/custody", detail))
             }
         }
     }

@@ -1,5 +1,5 @@
 //! Keys in a KMS that a test steers: the limit under concurrency, the expiry by the clock, and keys that are owed to be given up.
-use super::{KEYS_OF_UNPROVEN, UNPROVEN_DOMAINS, UNPROVEN_KEPT_MS};
+use super::{KEYS_OF_UNPROVEN, KmsAccess, UNPROVEN_DOMAINS, UNPROVEN_KEPT_MS};
 use crate::delivery::DeliverySettings;
 use crate::domains::{NewDomain, NewKey};
 use crate::{Caller, Clock, Engine, Error, Scope, Settings};
@@ -96,7 +96,11 @@ impl Bench {
         let engine = Engine::new(store, dns, Arc::<Steered>::clone(&clock), Arc::new(SystemRandom), settings);
         engine.offer_master_key(Some(MasterKey::generate(&SystemRandom))).await.unwrap();
         let kms = Arc::new(SteeredKms::default());
-        engine.attach_kms(Arc::<SteeredKms>::clone(&kms), true);
+        engine.attach_kms(KmsAccess {
+            keys: Arc::<SteeredKms>::clone(&kms),
+            envelope: Arc::<SteeredKms>::clone(&kms),
+            for_new_keys: CustodyKind::AwsKms,
+        });
         let (tenant, key) = engine.create_tenant("Ann").await.unwrap();
         let caller = Caller { tenant_id: tenant.id, key_id: key.row.id, scopes: Scope::ALL.to_vec(), request_id: None };
         Self { engine, caller, kms, clock, _folder: folder }

@@ -21,6 +21,7 @@ pub mod verify;
 
 pub use caller::{Caller, Scope};
 pub use clock::{Clock, SystemClock};
+pub use custody::KmsAccess;
 pub use error::{Error, FieldError};
 pub use state::{Engine, MasterKeyState, Settings};
 

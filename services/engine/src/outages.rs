@@ -1,4 +1,4 @@
-//! Keys in remote custody that could not be used: known in memory, so that only a probe asks for them until one succeeds.
+//! Keys that need another machine and could not be used: known in memory, so that only a probe asks for them until one succeeds.
 //!
 //! A message that finds its key here waits without a call. Each process keeps its own list and probes for itself; what is lost
 //! with a process is learned again by the first signature that fails.

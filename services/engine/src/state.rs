@@ -1,5 +1,5 @@
 //! The engine's state, its settings, and the master key's life at run time.
-use crate::custody::Kms;
+use crate::custody::KmsAccess;
 use crate::delegation::Delegation;
 use crate::delivery::DeliverySettings;
 use crate::kept::{Kept, Reading};
@@ -49,7 +49,7 @@ pub(crate) struct Inner {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) sealed: Arc<SealedCustody>,
     /// Set once at the start, if at all.
-    pub(crate) kms: OnceLock<Kms>,
+    pub(crate) kms: OnceLock<KmsAccess>,
     /// Set once at the start, if at all.
     pub(crate) delegation: OnceLock<Delegation>,
     pub(crate) outages: Outages,

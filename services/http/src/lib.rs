@@ -17,6 +17,7 @@ mod inbox;
 mod json;
 mod jwt;
 mod keys;
+mod keys_import;
 mod messages;
 mod openapi;
 mod pace;

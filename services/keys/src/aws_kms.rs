@@ -1,6 +1,6 @@
 //! Keys that were made in AWS KMS and never leave it; it signs digests. Only this module speaks to it.
 use crate::kms_fault::{self, Fault};
-use crate::{Custody, CustodyError, CustodyKind, KeyBinding, StoredKey};
+use crate::{Custody, CustodyError, CustodyKind, EnvelopeCustody, EnvelopeSettings, KeyBinding, Random, StoredKey};
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::region::ProfileFileRegionProvider;
@@ -16,6 +16,7 @@ use aws_sdk_kms::types::{KeySpec, KeyUsageType, MessageType, SigningAlgorithmSpe
 use signpost_dkim::KeyAlgorithm;
 use signpost_dkim::record::PublicKey;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A signature is waited for by a request: a KMS that is slower counts as away, and the mail waits instead.
@@ -69,6 +70,11 @@ impl AwsKmsCustody {
             .timeout_config(timeouts)
             .build();
         Self { client: Client::from_conf(config) }
+    }
+
+    /// Custody `aws-kms-envelope` in the same KMS.
+    pub fn envelope(&self, rng: Arc<dyn Random>, settings: EnvelopeSettings) -> EnvelopeCustody {
+        EnvelopeCustody::new(self.client.clone(), rng, settings)
     }
 
     async fn create_key(&self, binding: &KeyBinding, algorithm: KeyAlgorithm) -> Result<String, CustodyError> {

@@ -26,6 +26,16 @@ impl Fault {
         self.has_code(&["NotFoundException", "KMSInvalidStateException"])
     }
 
+    /// True where nothing has that name.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.has_code(&["NotFoundException"])
+    }
+
+    /// True where something else has that name.
+    pub(crate) fn exists_already(&self) -> bool {
+        self.has_code(&["AlreadyExistsException"])
+    }
+
     fn has_code(&self, codes: &[&str]) -> bool {
         match self {
             Self::Answered(code) => codes.contains(&code.as_str()),
@@ -44,6 +54,8 @@ impl From<Fault> for CustodyError {
                 match code.as_str() {
                     "InvalidKeyUsageException"
                     | "InvalidArnException"
+                    | "InvalidCiphertextException"
+                    | "IncorrectKeyException"
                     | "MalformedPolicyDocumentException"
                     | "TagException"
                     | "UnsupportedOperationException"
@@ -121,7 +133,9 @@ mod tests {
 
     #[test]
     fn what_never_works_is_refused() {
-        for code in ["InvalidKeyUsageException", "ValidationException", "InvalidArnException"] {
+        for code in
+            ["InvalidKeyUsageException", "ValidationException", "InvalidArnException", "InvalidCiphertextException"]
+        {
             assert!(matches!(CustodyError::from(Fault::Answered(code.into())), CustodyError::Refused(_)), "{code}");
         }
     }

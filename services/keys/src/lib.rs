@@ -1,6 +1,8 @@
 //! Custody: who holds a private key. Digest in, signature out; the private key never leaves.
 mod aws_kms;
 mod cache;
+mod envelope;
+mod import;
 mod kms_fault;
 mod master;
 mod random;
@@ -8,8 +10,12 @@ mod seal;
 mod sealed;
 mod signing_key;
 mod token_key;
+mod unwrapped;
+mod vet;
 
 pub use aws_kms::AwsKmsCustody;
+pub use envelope::{EnvelopeCustody, EnvelopeSettings};
+pub use import::{ImportError, ImportFault, ImportedKey};
 pub use master::{MasterKey, MasterKeyError};
 pub use random::{Random, SystemRandom};
 pub use sealed::SealedCustody;
@@ -35,39 +41,53 @@ pub struct KeyBinding {
 /// Which custody holds a key; the value stored and shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CustodyKind {
-    /// PKCS#8 sealed under the master key.
+    /// Made here, PKCS#8 sealed under the master key.
     Sealed,
+    /// Made elsewhere, vetted, and sealed as those that were made here.
+    Imported,
     /// Made in AWS KMS, which never gives it out.
     AwsKms,
+    /// Made here, wrapped by a key in AWS KMS, without which it does not open.
+    AwsKmsEnvelope,
 }
 
 impl CustodyKind {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Sealed, Self::AwsKms];
+    pub const ALL: [Self; 4] = [Self::Sealed, Self::Imported, Self::AwsKms, Self::AwsKmsEnvelope];
 
-    /// `sealed`, `aws-kms`.
+    /// `sealed`, `imported`, `aws-kms`, `aws-kms-envelope`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sealed => "sealed",
+            Self::Imported => "imported",
             Self::AwsKms => "aws-kms",
+            Self::AwsKmsEnvelope => "aws-kms-envelope",
         }
     }
     /// The reverse of `as_str`.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
-    /// The scheme of its references, before the first colon.
+    /// The scheme of its references, before the first colon. (A tenant's own key in AWS KMS has another: `awskms-role`.)
     pub fn scheme(self) -> &'static str {
         match self {
-            Self::Sealed => "sealed",
+            Self::Sealed | Self::Imported => "sealed",
             Self::AwsKms => "awskms",
+            Self::AwsKmsEnvelope => "awskms-envelope",
         }
     }
-    /// True if another machine signs, which may be away, and where a key costs until it is withdrawn.
+    /// True if each key is another machine's, where it costs until it is withdrawn.
     pub fn is_remote(self) -> bool {
         match self {
-            Self::Sealed => false,
+            Self::Sealed | Self::Imported | Self::AwsKmsEnvelope => false,
             Self::AwsKms => true,
+        }
+    }
+    /// True if another machine is needed to sign, which may be away.
+    pub fn may_be_away(self) -> bool {
+        match self {
+            Self::Sealed | Self::Imported => false,
+            Self::AwsKms | Self::AwsKmsEnvelope => true,
         }
     }
 }
@@ -75,9 +95,9 @@ impl CustodyKind {
 /// What the store keeps of a private key: a reference with its scheme, and for `sealed:` the sealed octets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredKey {
-    /// `sealed:<key id>`, `awskms:<ARN>`.
+    /// `sealed:<key id>`, `awskms:<ARN>`, `awskms-envelope:<key id>`.
     pub reference: String,
-    /// Name of the sealing key, nonce and ciphertext; empty for remote custody. Opaque to everybody else.
+    /// The sealed private key; empty where another machine holds it. Opaque to everybody but its custody.
     pub sealed: Vec<u8>,
     /// The public half, compared with the opened private key before first use.
     pub public_key: PublicKey,
@@ -98,7 +118,7 @@ impl fmt::Debug for StoredKey {
 }
 
 /// Why custody did not do it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum CustodyError {
     /// Try later; mail waits. (Master key absent or wrong, KMS away.)
     #[error("the key cannot be used now: {0}")]

@@ -12,7 +12,6 @@ const CONTEXT: &str = "signpost sealed private key v1";
 /// The same of keys that sign access tokens: a key of one use never opens as one of the other.
 const TOKEN_CONTEXT: &str = "signpost sealed token key v1";
 const NAME_LEN: usize = 8;
-const HEADER_LEN: usize = NAME_LEN + NONCE_LEN;
 const TAG_LEN: usize = 16;
 
 /// The subkey of the master key under which private keys are sealed.
@@ -72,23 +71,7 @@ impl SealingKey {
         associated: Vec<u8>,
         pkcs8: &[u8],
     ) -> Result<Vec<u8>, CustodyError> {
-        let mut nonce = [0; NONCE_LEN];
-        rng.fill(&mut nonce);
-        // Sized once: a vector that grows would leave plaintext behind. Zeroizing covers the way out through an error.
-        let mut out = Zeroizing::new(Vec::with_capacity(HEADER_LEN + pkcs8.len() + TAG_LEN));
-        out.extend_from_slice(&self.name);
-        out.extend_from_slice(&nonce);
-        out.extend_from_slice(pkcs8);
-        let tag = self
-            .key
-            .seal_in_place_separate_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(associated),
-                &mut out[HEADER_LEN..],
-            )
-            .map_err(|_| CustodyError::Refused(format!("key {key_id} could not be sealed")))?;
-        out.extend_from_slice(tag.as_ref());
-        Ok(std::mem::take(&mut *out))
+        encrypt(&self.key, rng, &self.name, key_id, associated, pkcs8)
     }
 
     fn open_for(&self, key_id: &str, associated: Vec<u8>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CustodyError> {
@@ -98,14 +81,76 @@ impl SealingKey {
                 "key {key_id} was sealed under another master key; give Signpost the master key that it was made with"
             )));
         }
-        let (nonce, ciphertext) = rest.split_at_checked(NONCE_LEN).ok_or_else(|| does_not_open(key_id))?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| does_not_open(key_id))?;
-        let mut buffer = Zeroizing::new(ciphertext.to_vec());
-        let length =
-            self.key.open_in_place(nonce, Aad::from(associated), &mut buffer).map_err(|_| does_not_open(key_id))?.len();
-        buffer.truncate(length);
-        Ok(buffer)
+        decrypt(&self.key, key_id, associated, rest)
     }
+}
+
+/// A data key that seals one private key, and comes from elsewhere.
+pub(crate) fn data_key(octets: &[u8]) -> Result<LessSafeKey, CustodyError> {
+    UnboundKey::new(&AES_256_GCM, octets)
+        .map(LessSafeKey::new)
+        .map_err(|_| CustodyError::Unavailable("the KMS gave a data key that is none of AES-256".into()))
+}
+
+/// Seals `pkcs8` for exactly this binding and algorithm, behind `head`, which lies open.
+pub(crate) fn seal_with(
+    key: &LessSafeKey,
+    rng: &dyn Random,
+    head: &[u8],
+    binding: &KeyBinding,
+    algorithm: KeyAlgorithm,
+    pkcs8: &[u8],
+) -> Result<Vec<u8>, CustodyError> {
+    encrypt(key, rng, head, &binding.key_id, associated_data(binding, algorithm), pkcs8)
+}
+
+/// The reverse, of what stands behind the head.
+pub(crate) fn open_with(
+    key: &LessSafeKey,
+    binding: &KeyBinding,
+    algorithm: KeyAlgorithm,
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, CustodyError> {
+    decrypt(key, &binding.key_id, associated_data(binding, algorithm), sealed)
+}
+
+/// Gives head, nonce, ciphertext, tag.
+fn encrypt(
+    key: &LessSafeKey,
+    rng: &dyn Random,
+    head: &[u8],
+    key_id: &str,
+    associated: Vec<u8>,
+    pkcs8: &[u8],
+) -> Result<Vec<u8>, CustodyError> {
+    let mut nonce = [0; NONCE_LEN];
+    rng.fill(&mut nonce);
+    let plain_from = head.len() + NONCE_LEN;
+    // Sized once: a vector that grows would leave plaintext behind. Zeroizing covers the way out through an error.
+    let mut out = Zeroizing::new(Vec::with_capacity(plain_from + pkcs8.len() + TAG_LEN));
+    out.extend_from_slice(head);
+    out.extend_from_slice(&nonce);
+    out.extend_from_slice(pkcs8);
+    let tag = key
+        .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(associated), &mut out[plain_from..])
+        .map_err(|_| CustodyError::Refused(format!("key {key_id} could not be sealed")))?;
+    out.extend_from_slice(tag.as_ref());
+    Ok(std::mem::take(&mut *out))
+}
+
+/// Of nonce, ciphertext, tag.
+fn decrypt(
+    key: &LessSafeKey,
+    key_id: &str,
+    associated: Vec<u8>,
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, CustodyError> {
+    let (nonce, ciphertext) = sealed.split_at_checked(NONCE_LEN).ok_or_else(|| does_not_open(key_id))?;
+    let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| does_not_open(key_id))?;
+    let mut buffer = Zeroizing::new(ciphertext.to_vec());
+    let length = key.open_in_place(nonce, Aad::from(associated), &mut buffer).map_err(|_| does_not_open(key_id))?.len();
+    buffer.truncate(length);
+    Ok(buffer)
 }
 
 impl fmt::Debug for SealingKey {
@@ -129,7 +174,7 @@ fn framed(parts: &[&str]) -> Vec<u8> {
     out
 }
 
-fn does_not_open(key_id: &str) -> CustodyError {
+pub(crate) fn does_not_open(key_id: &str) -> CustodyError {
     CustodyError::Refused(format!(
         "the sealed octets of key {key_id} do not open for what they were sealed for: the row was changed or moved; \
          restore it from a backup, or revoke the key and make a new one"

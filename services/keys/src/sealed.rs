@@ -1,23 +1,24 @@
 //! Keys sealed with AES-256-GCM under the master key; signed with locally.
 use crate::cache::KeyCache;
+use crate::import::{ImportError, ImportedKey};
 use crate::seal::SealingKey;
 use crate::signing_key::{self, SigningKey};
 use crate::{Custody, CustodyError, CustodyKind, KeyBinding, MasterKey, Random, StoredKey};
 use signpost_dkim::KeyAlgorithm;
+use signpost_dkim::record::PublicKey;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use zeroize::Zeroizing;
 
 /// Parsed keys kept; an RSA-2048 one takes about 10 KB.
 const CACHED_KEYS: usize = 10_000;
-/// What the test signature of a fresh key is over; any 32 octets serve.
-const TEST_DIGEST: [u8; 32] = *b"signpost: test of a new key pair";
 
 /// The default custody.
 pub struct SealedCustody {
     rng: Arc<dyn Random>,
     vault: RwLock<Vault>,
-    /// RSA generation is seconds of work: as many at once as there are processors, the others wait.
+    /// To make or vet an RSA key is much work: as many at once as there are processors, the others wait.
     generations: Arc<Semaphore>,
 }
 
@@ -58,6 +59,30 @@ impl SealedCustody {
 
     pub(crate) fn rng(&self) -> &dyn Random {
         &*self.rng
+    }
+
+    /// Reads and vets a private key that was made elsewhere (custody `imported`), in any form of it: PEM or base64, PKCS#8, PKCS#1, or
+    /// the octets of an Ed25519 key. Nothing is stored. `Fault` if the key is at fault.
+    pub async fn read_import(&self, text: Zeroizing<String>) -> Result<ImportedKey, ImportError> {
+        let permit = self.turn().await?;
+        let read = move || {
+            let _permit = permit;
+            ImportedKey::read(&text)
+        };
+        Ok(tokio::task::spawn_blocking(read).await.map_err(|_| unfinished())??)
+    }
+
+    /// Seals an imported key for this binding, as one that was made here. `Unavailable` while sealed.
+    pub async fn adopt(&self, binding: &KeyBinding, key: Arc<ImportedKey>) -> Result<StoredKey, CustodyError> {
+        let sealing = self.sealing()?;
+        let (rng, binding) = (Arc::clone(&self.rng), binding.clone());
+        off_worker(move || store(&*rng, &sealing, &binding, key.algorithm(), &key.pkcs8, key.public_key().clone()))
+            .await
+    }
+
+    /// Held by the work, not by the caller: a caller that goes away does not free the processor.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, CustodyError> {
+        Arc::clone(&self.generations).acquire_owned().await.map_err(|_| unfinished())
     }
 
     /// The parsed key of this row: from the cache, or opened now and cached.
@@ -104,10 +129,9 @@ impl Custody for SealedCustody {
 
     async fn create(&self, binding: &KeyBinding, algorithm: KeyAlgorithm) -> Result<StoredKey, CustodyError> {
         let sealing = self.read().unsealed()?;
-        let permit = Arc::clone(&self.generations).acquire_owned().await.map_err(|_| unfinished())?;
+        let permit = self.turn().await?;
         let (rng, binding) = (Arc::clone(&self.rng), binding.clone());
         off_worker(move || {
-            // Held by the work, not by the caller: a caller that goes away does not free the processor.
             let _permit = permit;
             make(&*rng, &sealing, &binding, algorithm)
         })
@@ -160,16 +184,21 @@ fn make(
 ) -> Result<StoredKey, CustodyError> {
     let pkcs8 = signing_key::generate(rng, algorithm)?;
     let public_key = SigningKey::from_pkcs8(algorithm, &pkcs8)?.public_key()?;
-    let sealed = sealing.seal(rng, binding, algorithm, &pkcs8)?;
+    store(rng, sealing, binding, algorithm, &pkcs8, public_key)
+}
+
+/// The rest of it, for a key that is there.
+fn store(
+    rng: &dyn Random,
+    sealing: &SealingKey,
+    binding: &KeyBinding,
+    algorithm: KeyAlgorithm,
+    pkcs8: &[u8],
+    public_key: PublicKey,
+) -> Result<StoredKey, CustodyError> {
+    let sealed = sealing.seal(rng, binding, algorithm, pkcs8)?;
     let stored = StoredKey { reference: reference(binding), sealed, public_key, algorithm };
-    let signature = open(sealing, binding, &stored)?.sign(&TEST_DIGEST)?;
-    if !stored.public_key.verify_digest(&TEST_DIGEST, &signature) {
-        return Err(CustodyError::Refused(format!(
-            "the test signature of the new {} key {} does not verify; it was thrown away, make another",
-            algorithm.as_str(),
-            binding.key_id
-        )));
-    }
+    signing_key::prove(&open(sealing, binding, &stored)?, binding, &stored)?;
     Ok(stored)
 }
 
@@ -181,17 +210,7 @@ fn open(sealing: &SealingKey, binding: &KeyBinding, stored: &StoredKey) -> Resul
             binding.key_id, stored.reference
         )));
     }
-    let pkcs8 = sealing.open(binding, stored.algorithm, &stored.sealed)?;
-    let key = SigningKey::from_pkcs8(stored.algorithm, &pkcs8)?;
-    let public_key = key.public_key()?;
-    if public_key != stored.public_key || public_key.algorithm() != Some(stored.algorithm) {
-        return Err(CustodyError::Refused(format!(
-            "the public key stored for key {} is not the one of its private key: the row was changed; \
-             restore it from a backup, or revoke the key and make a new one",
-            binding.key_id
-        )));
-    }
-    Ok(key)
+    SigningKey::of_row(binding, stored, &sealing.open(binding, stored.algorithm, &stored.sealed)?)
 }
 
 fn reference(binding: &KeyBinding) -> String {
@@ -200,7 +219,7 @@ fn reference(binding: &KeyBinding) -> String {
 
 /// RSA-2048 and Ed25519 inline, because handing such short work to another thread costs more than it spares
 /// (measured); larger RSA off the async workers.
-async fn run<T: Send + 'static>(
+pub(crate) async fn run<T: Send + 'static>(
     algorithm: KeyAlgorithm,
     work: impl FnOnce() -> Result<T, CustodyError> + Send + 'static,
 ) -> Result<T, CustodyError> {
@@ -210,19 +229,19 @@ async fn run<T: Send + 'static>(
     }
 }
 
-async fn off_worker<T: Send + 'static>(
+pub(crate) async fn off_worker<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, CustodyError> + Send + 'static,
 ) -> Result<T, CustodyError> {
     // The join error is left out: a panic's text is not ours to show.
     tokio::task::spawn_blocking(work).await.map_err(|_| unfinished())?
 }
 
-fn unfinished() -> CustodyError {
+pub(crate) fn unfinished() -> CustodyError {
     CustodyError::Unavailable("the work on the key was broken off; try again".into())
 }
 
 /// A row that does not open is damage or an attack on the database: the operator must hear of it.
-fn warn_unopened(binding: &KeyBinding, error: &CustodyError) {
+pub(crate) fn warn_unopened(binding: &KeyBinding, error: &CustodyError) {
     tracing::warn!(tenant = %binding.tenant, domain = %binding.domain, selector = %binding.selector, key = %binding.key_id, %error, "a stored key does not open");
 }
 

@@ -1,6 +1,6 @@
 //! A private key, parsed and ready to sign.
 use crate::random::CryptoRandom;
-use crate::{CustodyError, Random};
+use crate::{CustodyError, KeyBinding, Random, StoredKey};
 use aws_lc_rs::digest::{Digest, SHA256};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rsa::KeyPair as RsaKeyPair;
@@ -28,16 +28,37 @@ pub(crate) fn generate(rng: &dyn Random, algorithm: KeyAlgorithm) -> Result<Zero
         KeyAlgorithm::Rsa3072 => generate_rsa(rng, 3072),
         KeyAlgorithm::Rsa4096 => generate_rsa(rng, 4096),
         KeyAlgorithm::Ed25519 => {
-            let mut pkcs8 = Zeroizing::new(vec![0; ED25519_PKCS8_HEAD.len() + 32]);
-            let (head, seed) = pkcs8.split_at_mut(ED25519_PKCS8_HEAD.len());
-            head.copy_from_slice(&ED25519_PKCS8_HEAD);
-            rng.fill(seed);
-            Ok(pkcs8)
+            let mut seed = Zeroizing::new([0; 32]);
+            rng.fill(seed.as_mut_slice());
+            Ok(ed25519_pkcs8(seed.as_slice()))
         }
     }
 }
 
-/// The only use of the `rsa` crate's private keys: generation, because aws-lc takes no rng as a parameter.
+/// PKCS#8 DER around a seed of 32 octets.
+pub(crate) fn ed25519_pkcs8(seed: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut pkcs8 = Zeroizing::new(Vec::with_capacity(ED25519_PKCS8_HEAD.len() + seed.len()));
+    pkcs8.extend_from_slice(&ED25519_PKCS8_HEAD);
+    pkcs8.extend_from_slice(seed);
+    pkcs8
+}
+
+/// What the test signature of a fresh key is over; any 32 octets serve.
+const TEST_DIGEST: [u8; 32] = *b"signpost: test of a new key pair";
+
+/// A new key signs once: what is published verifies it.
+pub(crate) fn prove(key: &SigningKey, binding: &KeyBinding, stored: &StoredKey) -> Result<(), CustodyError> {
+    if stored.public_key.verify_digest(&TEST_DIGEST, &key.sign(&TEST_DIGEST)?) {
+        return Ok(());
+    }
+    Err(CustodyError::Refused(format!(
+        "the test signature of the new {} key {} does not verify; it was thrown away, make another",
+        stored.algorithm.as_str(),
+        binding.key_id
+    )))
+}
+
+/// Generation is in the `rsa` crate, because aws-lc takes no rng as a parameter.
 /// No private-key operation ever runs in it, so its timing leak (RUSTSEC-2023-0071) has nothing to observe.
 fn generate_rsa(rng: &dyn Random, bits: usize) -> Result<Zeroizing<Vec<u8>>, CustodyError> {
     let failed = || CustodyError::Unavailable(format!("an RSA key of {bits} bits could not be made; try again"));
@@ -56,6 +77,20 @@ impl SigningKey {
         };
         // aws-lc's reason is left out: nothing that parsed private octets may shape an error.
         parsed.map_err(|_| CustodyError::Refused(format!("the private key is not a valid {} key", algorithm.as_str())))
+    }
+
+    /// Parses what a row was opened to, and holds it to what stands beside it there: algorithm and public half.
+    pub(crate) fn of_row(binding: &KeyBinding, stored: &StoredKey, pkcs8: &[u8]) -> Result<Self, CustodyError> {
+        let key = Self::from_pkcs8(stored.algorithm, pkcs8)?;
+        let public_key = key.public_key()?;
+        if public_key != stored.public_key || public_key.algorithm() != Some(stored.algorithm) {
+            return Err(CustodyError::Refused(format!(
+                "the public key stored for key {} is not the one of its private key: the row was changed; \
+                 restore it from a backup, or revoke the key and make a new one",
+                binding.key_id
+            )));
+        }
+        Ok(key)
     }
 
     /// The public half, computed from the private one.

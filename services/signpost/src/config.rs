@@ -8,10 +8,12 @@ use signpost_dkim::SigningDomain;
 use signpost_engine::Settings;
 use signpost_engine::delivery::{DeliverySettings, Relay, RelayTls};
 use signpost_http::Door;
+use signpost_keys::EnvelopeSettings;
 use signpost_store::PostgresSettings;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A setting that cannot be used; Display names it and says how to mend it.
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +181,13 @@ pub(crate) struct ServeArgs {
     /// Custody of new keys
     #[arg(long, env = "SIGNPOST_KEY_CUSTODY", default_value = "sealed")]
     pub(crate) key_custody: KeyCustody,
+    /// Custody aws-kms-envelope: ARN, id or alias of the key in AWS KMS that wraps new private keys. An alias that does not exist is made,
+    /// with a key
+    #[arg(long, env = "SIGNPOST_KMS_WRAPPING_KEY", default_value_t = EnvelopeSettings::default().wrapping_key)]
+    pub(crate) kms_wrapping_key: String,
+    /// Custody aws-kms-envelope: how long a private key stays unwrapped in memory; so long it signs on when the KMS refuses it, or is away
+    #[arg(long, env = "SIGNPOST_KMS_UNWRAPPED_FOR", default_value = "5m", value_parser = parse_duration_ms)]
+    pub(crate) kms_unwrapped_for: i64,
     #[command(flatten)]
     pub(crate) dns: DnsArgs,
     #[command(flatten)]
@@ -230,6 +239,8 @@ pub(crate) enum KeyCustody {
     Sealed,
     /// Made in AWS KMS, and never out of it; the standard AWS settings say where (AWS_REGION, AWS_ENDPOINT_URL_KMS, ...).
     AwsKms,
+    /// Made here, and wrapped by a key in AWS KMS, without which they do not open; signed with locally.
+    AwsKmsEnvelope,
 }
 
 impl ServeArgs {
@@ -309,6 +320,12 @@ impl ServeArgs {
             connections,
             connections_per_address: self.connections_per_address,
         }
+    }
+
+    /// Settings of custody aws-kms-envelope.
+    pub(crate) fn envelope_settings(&self) -> EnvelopeSettings {
+        let lifetime = Duration::from_millis(self.kms_unwrapped_for.unsigned_abs());
+        EnvelopeSettings { wrapping_key: self.kms_wrapping_key.clone(), lifetime }
     }
 
     fn relay(&self) -> Result<Option<Relay>, ConfigError> {

@@ -6,8 +6,8 @@ use signpost_diagnosis::dns::Dns;
 use signpost_diagnosis::update::DnsUpdate;
 use signpost_engine::delivery::tls::ClientTls;
 use signpost_engine::delivery::worker;
-use signpost_engine::{Engine, SystemClock};
-use signpost_keys::{AwsKmsCustody, SystemRandom};
+use signpost_engine::{Engine, KmsAccess, SystemClock};
+use signpost_keys::{AwsKmsCustody, CustodyKind, SystemRandom};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,7 +67,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
         let update = DnsUpdate::new(update, dns).map_err(|error| format!("SIGNPOST_DNS_UPDATE: {error}"))?;
         engine.attach_dns_update(update, &service_domain);
     }
-    attach_kms(&engine, args.key_custody).await?;
+    attach_kms(&engine, &args).await?;
     let key_path = args.store.master_key_path();
     let first = FirstKey::on(&args.store.database()?);
     master_key::establish(&engine, &key_path, first, &SystemRandom).await?;
@@ -125,16 +125,19 @@ fn open_files() -> u64 {
 }
 
 /// Access to AWS KMS where new keys go there, or where AWS settings say that keys may lie there. No call is made yet.
-async fn attach_kms(engine: &Engine, custody: KeyCustody) -> Outcome<()> {
-    let (kms, for_new_keys) = match custody {
-        KeyCustody::AwsKms => {
-            let kms = AwsKmsCustody::from_environment().await;
-            (Some(kms.map_err(|error| format!("SIGNPOST_KEY_CUSTODY=aws-kms: {error}"))?), true)
-        }
-        KeyCustody::Sealed => (AwsKmsCustody::if_configured().await?, false),
+async fn attach_kms(engine: &Engine, args: &ServeArgs) -> Outcome<()> {
+    let needed = async |name: &str| {
+        let kms = AwsKmsCustody::from_environment().await;
+        kms.map(Some).map_err(|error| format!("SIGNPOST_KEY_CUSTODY={name}: {error}"))
+    };
+    let (kms, for_new_keys) = match args.key_custody {
+        KeyCustody::AwsKms => (needed("aws-kms").await?, CustodyKind::AwsKms),
+        KeyCustody::AwsKmsEnvelope => (needed("aws-kms-envelope").await?, CustodyKind::AwsKmsEnvelope),
+        KeyCustody::Sealed => (AwsKmsCustody::if_configured().await?, CustodyKind::Sealed),
     };
     if let Some(kms) = kms {
-        engine.attach_kms(Arc::new(kms), for_new_keys);
+        let envelope = Arc::new(kms.envelope(Arc::new(SystemRandom), args.envelope_settings()));
+        engine.attach_kms(KmsAccess { keys: Arc::new(kms), envelope, for_new_keys });
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Keys that another machine holds (custody other than `sealed`): they cost there until they are given up.
+//! Keys that another machine holds (custody `aws-kms`): they cost there until they are given up.
 use crate::domains::{domain, key};
 use crate::statement::sql;
 use crate::{DomainRow, KeyRow, Store, StoreError};
@@ -9,7 +9,7 @@ impl Store {
         let row = sql("SELECT COUNT(*) AS n FROM domains
                        WHERE tenant_id = $1 AND deleted_at IS NULL AND ownership = 'pending'
                        AND EXISTS (SELECT 1 FROM dkim_keys WHERE dkim_keys.domain_id = domains.id
-                                   AND dkim_keys.custody <> 'sealed' AND dkim_keys.state <> 'revoked')")
+                                   AND dkim_keys.custody = 'aws-kms' AND dkim_keys.state <> 'revoked')")
         .bind(tenant)
         .fetch_one(self.readers())
         .await?;
@@ -21,7 +21,7 @@ impl Store {
         let rows = sql("SELECT * FROM domains
                         WHERE deleted_at IS NULL AND ownership = 'pending'
                         AND EXISTS (SELECT 1 FROM dkim_keys WHERE dkim_keys.domain_id = domains.id
-                                    AND dkim_keys.custody <> 'sealed' AND dkim_keys.state <> 'revoked'
+                                    AND dkim_keys.custody = 'aws-kms' AND dkim_keys.state <> 'revoked'
                                     AND dkim_keys.created_at < $1)
                         ORDER BY id LIMIT $2")
         .bind(before)
@@ -34,7 +34,7 @@ impl Store {
     /// Retired and revoked remote keys that were not yet given up where they are held (system), by id, those after `after` only.
     pub async fn keys_to_withdraw(&self, after: Option<&str>, limit: u32) -> Result<Vec<KeyRow>, StoreError> {
         let rows = sql("SELECT * FROM dkim_keys
-                        WHERE custody <> 'sealed' AND state IN ('retired', 'revoked') AND withdrawn_at IS NULL
+                        WHERE custody = 'aws-kms' AND state IN ('retired', 'revoked') AND withdrawn_at IS NULL
                         AND id > $1
                         ORDER BY id LIMIT $2")
         .bind(after.unwrap_or(""))

@@ -272,7 +272,9 @@ fn the_kms_is_offered_where_the_server_has_one() {
     let made = beside.tenant.api.post(&keys, &json!({"custody": "aws-kms"})).expect(201).json();
     assert_eq!((made["custody"].as_str(), made["algorithm"].as_str()), (Some("aws-kms"), Some("rsa-2048")));
     assert_eq!(kms.state(&id_in_kms(&kms, &made)), "Enabled");
-    for custody in ["aws-kms-envelope", "imported", "AWS-KMS", ""] {
+    let wrapped = beside.tenant.api.post(&keys, &json!({"custody": "aws-kms-envelope"})).expect(201).json();
+    assert_eq!(wrapped["custody"], "aws-kms-envelope");
+    for custody in ["imported", "AWS-KMS", "kms", ""] {
         let answer = beside.tenant.api.post(&keys, &json!({"custody": custody}));
         answer.problem(422, "invalid-request");
         assert_eq!(answer.pointers(), ["/custody"]);
@@ -281,7 +283,9 @@ fn the_kms_is_offered_where_the_server_has_one() {
     let without = World::start();
     let domain = register(&without, "example.test").expect(201).json();
     let keys = format!("/v1/domains/{}/keys", domain["id"].as_str().unwrap());
-    let answer = without.tenant.api.post(&keys, &json!({"custody": "aws-kms"}));
-    answer.problem(422, "invalid-request");
-    assert_eq!(answer.pointers(), ["/custody"]);
+    for custody in ["aws-kms", "aws-kms-envelope"] {
+        let answer = without.tenant.api.post(&keys, &json!({"custody": custody}));
+        answer.problem(422, "invalid-request");
+        assert_eq!(answer.pointers(), ["/custody"]);
+    }
 }

@@ -54,6 +54,7 @@ fn what_belongs_to_another_tenant_is_a_404_like_what_does_not_exist() {
         ("POST", "/v1/keys/{key}/revoke".into(), None),
         ("GET", "/v1/domains/{dom}/signing-policy".into(), None),
         ("PATCH", "/v1/domains/{dom}/signing-policy".into(), Some(json!({"rotation_days": 1}))),
+        ("POST", "/v1/domains/{dom}/keys/import".into(), Some(json!({"private_key": "AAAA"}))),
         ("GET", "/v1/messages/{msg}".into(), None),
         ("GET", "/v1/messages/{msg}/raw".into(), None),
         ("GET", "/v1/messages/{msg}/events".into(), None),
@@ -238,7 +239,7 @@ fn a_key_does_what_its_scopes_say_and_nothing_else() {
 }
 
 /// Operation and the scope that it needs; what is not listed here fails the test below.
-const OPERATIONS: [(&str, &str, &str); 27] = [
+const OPERATIONS: [(&str, &str, &str); 28] = [
     ("get", "/v1/api-keys", "admin"),
     ("post", "/v1/api-keys", "admin"),
     ("delete", "/v1/api-keys/{id}", "admin"),
@@ -252,6 +253,7 @@ const OPERATIONS: [(&str, &str, &str); 27] = [
     ("get", "/v1/domains/{id}/keys", "domains:read"),
     ("post", "/v1/domains/{id}/keys", "domains:write"),
     ("post", "/v1/domains/{id}/keys/rotate", "domains:write"),
+    ("post", "/v1/domains/{id}/keys/import", "domains:write"),
     ("get", "/v1/domains/{id}/records", "domains:read"),
     ("get", "/v1/domains/{id}/signing-policy", "domains:read"),
     ("patch", "/v1/domains/{id}/signing-policy", "domains:write"),

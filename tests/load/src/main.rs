@@ -4,6 +4,7 @@
 mod body_hash;
 mod client;
 mod cpu;
+mod custody;
 mod memory;
 mod messages;
 mod meter;
@@ -20,10 +21,11 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// Takes the number of rounds.
 type Part = fn(usize) -> Result<()>;
 
-const PARTS: [(&str, Part); 7] = [
+const PARTS: [(&str, Part); 8] = [
     ("rsa", signing::rsa),
     ("ed25519", signing::ed25519),
     ("bodies", body_hash::compare),
+    ("custody", custody::compare),
     ("sign", sign_call::compare),
     ("messages", messages::compare),
     ("memory", memory::compare),

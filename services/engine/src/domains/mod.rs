@@ -1,6 +1,7 @@
 //! Domains: register, records, check, enable, keys.
 mod check;
 pub(crate) mod formats;
+mod import;
 mod key_steps;
 mod proof;
 pub(crate) mod publication;
@@ -9,6 +10,7 @@ mod rotation;
 pub(crate) mod states;
 
 pub use formats::Format;
+pub use import::KeyImport;
 
 use crate::custody::is_remote;
 use crate::delegation::slots;
@@ -18,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use signpost_diagnosis::suffix::is_icann_suffix;
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
-use signpost_keys::{CustodyKind, KeyBinding, Random};
+use signpost_keys::{CustodyKind, KeyBinding, Random, StoredKey};
 use signpost_store::{KeyLife, StoreError};
 
 /// Symbols of 5 bits: 130 random bits.
@@ -134,7 +136,7 @@ pub struct NewDomain {
 pub struct NewKey {
     /// `rsa-2048`, `rsa-3072`, `rsa-4096`, `ed25519`.
     pub algorithm: Option<String>,
-    /// `sealed`, or `aws-kms` where the server has a KMS; the server's default unless said.
+    /// `sealed`, or `aws-kms` and `aws-kms-envelope` where the server has a KMS; the server's default unless said.
     pub custody: Option<String>,
 }
 
@@ -266,11 +268,7 @@ impl Engine {
             }
         };
         let domain = self.own_domain(caller, id).await?;
-        let listed = self.inner.store.keys(&caller.tenant_id, id).await?;
-        if listed.iter().filter(|key| states::is_listed(&key.state)).count() >= KEYS_PER_DOMAIN {
-            let detail = format!("this domain has {KEYS_PER_DOMAIN} keys already; each is asked for at every check");
-            return Err(Error::Invalid(vec![FieldError::at("", detail)]));
-        }
+        self.room_for_a_key(&domain).await?;
         let name = records::stored_domain(&domain.name)?;
         let _turn = if custody.is_remote() { Some(self.turn_to_make(&caller.tenant_id).await) } else { None };
         if custody.is_remote() {
@@ -295,6 +293,16 @@ impl Engine {
         Ok(key)
     }
 
+    /// May the domain have one more key? `Invalid` if not.
+    async fn room_for_a_key(&self, domain: &DomainRow) -> Result<(), Error> {
+        let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
+        if keys.iter().filter(|key| states::is_listed(&key.state)).count() < KEYS_PER_DOMAIN {
+            return Ok(());
+        }
+        let detail = format!("this domain has {KEYS_PER_DOMAIN} keys already; each is asked for at every check");
+        Err(Error::Invalid(vec![FieldError::at("", detail)]))
+    }
+
     /// A foreign or deleted domain is `NotFound`.
     async fn own_domain(&self, caller: &Caller, id: &str) -> Result<DomainRow, Error> {
         self.inner.store.domain(&caller.tenant_id, id).await?.ok_or(Error::NotFound("domain"))
@@ -316,6 +324,17 @@ impl Engine {
         Ok(DomainView { row, keys, records, last_check })
     }
 
+    /// What a new key is bound to.
+    fn new_binding(&self, domain: &DomainRow, name: &SigningDomain, selector: Selector) -> KeyBinding {
+        KeyBinding { tenant: domain.tenant_id.clone(), domain: name.clone(), selector, key_id: self.fresh_id() }
+    }
+
+    /// A random one.
+    fn fresh_selector(&self) -> Result<Selector, Error> {
+        Selector::parse(&random_selector(self.inner.random.as_ref()))
+            .map_err(|error| Error::Internal(format!("selector: {error}")))
+    }
+
     /// A key with a random selector, never used before for this name; of a delegated domain, with that of a free slot.
     async fn make_key(
         &self,
@@ -327,30 +346,28 @@ impl Engine {
         let of_slot = if domain.dkim_mode == DELEGATED { self.slot_selector(domain).await? } else { None };
         let selector = match of_slot {
             Some(selector) => selector,
-            None => Selector::parse(&random_selector(self.inner.random.as_ref()))
-                .map_err(|error| Error::Internal(format!("selector: {error}")))?,
+            None => self.fresh_selector()?,
         };
-        let id = self.fresh_id();
-        let binding = KeyBinding {
-            tenant: domain.tenant_id.clone(),
-            domain: name.clone(),
-            selector: selector.clone(),
-            key_id: id.clone(),
-        };
+        let binding = self.new_binding(domain, name, selector);
         if self.is_sealed() {
             return Err(Error::Sealed);
         }
         let custody = self.custody(custody)?;
         let made = custody.create(&binding, algorithm).await?;
+        Ok(self.pending_key(domain, binding, custody.kind(), made))
+    }
+
+    /// The row of a key that custody has just stored.
+    fn pending_key(&self, domain: &DomainRow, binding: KeyBinding, custody: CustodyKind, made: StoredKey) -> KeyRow {
         let now = self.now_ms();
-        Ok(KeyRow {
-            id,
+        KeyRow {
+            id: binding.key_id,
             tenant_id: domain.tenant_id.clone(),
             domain_id: domain.id.clone(),
             domain_name: domain.name.clone(),
-            selector: selector.to_string(),
-            algorithm: algorithm.as_str().into(),
-            custody: custody.kind().as_str().into(),
+            selector: binding.selector.to_string(),
+            algorithm: made.algorithm.as_str().into(),
+            custody: custody.as_str().into(),
             reference: made.reference,
             sealed: made.sealed,
             public_key: made.public_key.to_p(),
@@ -360,7 +377,7 @@ impl Engine {
             published_tried_at: None,
             life: KeyLife { state_since: now, ..KeyLife::default() },
             created_at: now,
-        })
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 use super::*;
 use crate::delivery::DeliverySettings;
 use crate::domains::NewDomain;
-use crate::{Caller, Clock, Scope, Settings};
+use crate::{Caller, Clock, KmsAccess, Scope, Settings};
 use async_trait::async_trait;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use signpost_diagnosis::dns::{Dns, DnsSettings};
@@ -88,12 +88,16 @@ impl Bench {
         engine.offer_master_key(Some(MasterKey::generate(&SystemRandom))).await.unwrap();
         let pair = || Ed25519KeyPair::generate().unwrap();
         let kms = Arc::new(SteeredKms { right: pair(), other: pair(), mood: Mutex::new(Mood::Signs) });
-        engine.attach_kms(Arc::<SteeredKms>::clone(&kms), true);
+        engine.attach_kms(KmsAccess {
+            keys: Arc::<SteeredKms>::clone(&kms),
+            envelope: Arc::<SteeredKms>::clone(&kms),
+            for_new_keys: CustodyKind::AwsKms,
+        });
         let (tenant, key) = engine.create_tenant("Ann").await.unwrap();
         let caller = Caller { tenant_id: tenant.id, key_id: key.row.id, scopes: Scope::ALL.to_vec(), request_id: None };
         let new = NewDomain { name: "example.com".into(), dkim_mode: None, algorithm: Some("ed25519".into()) };
         let view = engine.register_domain(&caller, &new).await.unwrap();
-        let listed = engine.listed_records(&view.row, &view.keys).unwrap();
+        let listed = engine.listed_records(&view.row, &view.keys).await.unwrap();
         Self { engine, kms, keys: view.keys, listed, _folder: folder }
     }
 

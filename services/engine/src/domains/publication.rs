@@ -32,11 +32,14 @@ impl Engine {
         let view = self.domain(caller, id).await?;
         self.count_check(&caller.tenant_id)?;
         let domain = records::stored_domain(&view.row.name)?;
-        let listed = self.listed_records(&view.row, &view.keys)?;
+        let listed = self.listed_records(&view.row, &view.keys).await?;
         let is_advice = |view: &RecordView| matches!(view.purpose, Purpose::Spf | Purpose::Dmarc);
         let advice: Vec<Expected> = listed.iter().filter(|l| is_advice(&l.view)).map(|l| l.expected.clone()).collect();
         // As listed, not as the latest check left them: what it suggested may be out of date.
-        let views: Vec<RecordView> = listed.into_iter().map(|listed| listed.view).collect();
+        let mut views: Vec<RecordView> = listed.into_iter().map(|listed| listed.view).collect();
+        if view.row.dkim_mode != super::DELEGATED {
+            views.extend(records::of_revoked(&view.row, &view.keys, self.now_ms())?);
+        }
         let asked = check::check(&self.inner.dns, &domain, &advice, LOOK_DEADLINE);
         let (places, findings) = tokio::join!(look(&self.inner.dns, &domain, &views), asked);
         let mut findings = findings.into_iter();

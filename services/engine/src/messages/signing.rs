@@ -182,7 +182,7 @@ impl Engine {
         Ok(Signed { field: draft.finish(&signature), row })
     }
 
-    /// The signature of a digest. A key in remote custody that does not give one is asked for by probes only from now on.
+    /// The signature of a digest. A key that needs another machine and does not give one is asked for by probes only from now on.
     async fn ask_custody(
         &self,
         key: &KeyRow,
@@ -198,7 +198,7 @@ impl Engine {
         };
         signed.map_err(|error| {
             let reason = waiting_reason(key, error);
-            if kind.is_remote() {
+            if kind.may_be_away() {
                 self.inner.outages.begin(key, &reason, self.now_ms());
             }
             NotSigned::Awaiting(reason)

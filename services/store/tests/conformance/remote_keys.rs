@@ -80,7 +80,55 @@ async fn a_remote_key_belongs_to_one_row(store: Store) {
     assert!(matches!(result, Err(StoreError::Conflict)), "{result:?}");
 }
 
+async fn keys_that_lie_here_are_nobody_else_s_whatever_their_custody(store: Store) {
+    let ann = tenant(&store).await;
+    for custody in ["imported", "aws-kms-envelope"] {
+        let (row, _) = domain_with(&store, &ann, &format!("{custody}.example"), custody, NOW - 10).await;
+        assert_eq!(store.count_unproven_with_remote_keys(&ann).await.unwrap(), 0, "{custody}");
+        assert!(store.overdue_unproven(NOW, 10).await.unwrap().is_empty(), "{custody}");
+        store.delete_domain(&ann, &row.id, NOW, &id, &audit(&ann, "domain.deleted")).await.unwrap();
+        assert!(ids_to_withdraw(&store).await.is_empty(), "{custody}");
+    }
+}
+
+async fn an_rsa_key_is_imported_once_and_an_ed25519_key_into_several_domains(store: Store) {
+    let (ann, bob) = (tenant(&store).await, tenant(&store).await);
+    let import = async |tenant: &str, name: &str, algorithm: &str, custody: &str| {
+        let row = domain_row(tenant, name);
+        let key = KeyRow {
+            custody: custody.into(),
+            algorithm: algorithm.into(),
+            public_key: format!("p of {algorithm}"),
+            ..key_row(&row)
+        };
+        store.insert_domain(&row, &key, &audit(tenant, "domain.created")).await
+    };
+    import(&ann, "one.example", "rsa-2048", "imported").await.unwrap();
+    let again = import(&bob, "two.example", "rsa-2048", "imported").await;
+    assert!(matches!(again, Err(StoreError::Conflict)), "{again:?}");
+    import(&bob, "three.example", "rsa-2048", "sealed").await.unwrap();
+    import(&ann, "four.example", "ed25519", "imported").await.unwrap();
+    import(&ann, "five.example", "ed25519", "imported").await.unwrap();
+}
+
+async fn the_public_halves_of_all_keys_are_listed_also_of_deleted_domains(store: Store) {
+    let (ann, bob) = (tenant(&store).await, tenant(&store).await);
+    let (row, first) = domain_with(&store, &ann, "one.example", "sealed", NOW).await;
+    let (_, second) = domain_with(&store, &bob, "two.example", "imported", NOW).await;
+    store.delete_domain(&ann, &row.id, NOW, &id, &audit(&ann, "domain.deleted")).await.unwrap();
+    let ids =
+        |rows: Vec<signpost_store::PublicKeyRow>| rows.into_iter().map(|r| (r.key_id, r.tenant_id)).collect::<Vec<_>>();
+    let both = store.public_keys(None, 10).await.unwrap();
+    assert_eq!((both[0].algorithm.as_str(), both[0].public_key.as_str()), ("rsa-2048", "MIIB"));
+    assert_eq!(ids(both), [(first.id.clone(), ann.clone()), (second.id.clone(), bob.clone())]);
+    assert_eq!(ids(store.public_keys(None, 1).await.unwrap()), [(first.id.clone(), ann)]);
+    assert_eq!(ids(store.public_keys(Some(&first.id), 1).await.unwrap()), [(second.id, bob)]);
+}
+
 crate::on_every_database! {
+    keys_that_lie_here_are_nobody_else_s_whatever_their_custody,
+    an_rsa_key_is_imported_once_and_an_ed25519_key_into_several_domains,
+    the_public_halves_of_all_keys_are_listed_also_of_deleted_domains,
     only_unproven_domains_with_remote_keys_of_that_tenant_count,
     what_is_overdue_is_unproven_and_its_remote_key_old,
     remote_keys_of_a_deleted_domain_are_owed_until_they_are_given_up,
