@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 pub struct Needle {
     /// What it is, for people. Never the secret itself.
     pub name: String,
-    octets: Vec<u8>,
+    /// Made once: a long run looks through tens of thousands of answers.
+    spellings: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// A secret that was found.
@@ -25,19 +26,19 @@ pub struct Found {
 impl Needle {
     /// At least eight octets: anything shorter would be found by chance.
     pub fn new(name: impl Into<String>, octets: impl Into<Vec<u8>>) -> Self {
-        let needle = Self { name: name.into(), octets: octets.into() };
-        assert!(needle.octets.len() >= 8, "{} is too short to be looked for", needle.name);
-        needle
+        let (name, octets) = (name.into(), octets.into());
+        assert!(octets.len() >= 8, "{name} is too short to be looked for");
+        Self { name, spellings: Self::spell(&octets) }
     }
 
-    fn spellings(&self) -> Vec<(&'static str, Vec<u8>)> {
-        let hex = self.octets.iter().fold(String::new(), |mut text, octet| {
+    fn spell(octets: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+        let hex = octets.iter().fold(String::new(), |mut text, octet| {
             let _ = write!(text, "{octet:02x}");
             text
         });
-        let decimal: Vec<String> = self.octets.iter().map(ToString::to_string).collect();
+        let decimal: Vec<String> = octets.iter().map(ToString::to_string).collect();
         let mut all = vec![
-            ("raw", self.octets.clone()),
+            ("raw", octets.to_vec()),
             ("hex", hex.clone().into_bytes()),
             ("upper-case hex", hex.to_uppercase().into_bytes()),
             ("list of numbers", decimal.join(", ").into_bytes()),
@@ -46,7 +47,7 @@ impl Needle {
         // Base64 spells the same octets in three ways, by their offset in what was encoded; its edges depend on the neighbours.
         for offset in 0..3 {
             let mut shifted = vec![0_u8; offset];
-            shifted.extend_from_slice(&self.octets);
+            shifted.extend_from_slice(octets);
             let (first, whole) = (if offset == 0 { 0 } else { offset + 1 }, shifted.len() / 3 * 4);
             all.push(("base64", STANDARD_NO_PAD.encode(&shifted)[first..whole].into()));
             all.push(("base64url", URL_SAFE_NO_PAD.encode(&shifted)[first..whole].into()));
@@ -79,8 +80,8 @@ pub fn private_key_needles() -> Vec<Needle> {
 pub fn search(haystack: &[u8], needles: &[Needle]) -> Vec<Found> {
     let mut found = Vec::new();
     for needle in needles {
-        for (spelling, octets) in needle.spellings() {
-            if let Some(at) = memchr::memmem::find(haystack, &octets) {
+        for (spelling, octets) in &needle.spellings {
+            if let Some(at) = memchr::memmem::find(haystack, octets) {
                 found.push(Found { secret: needle.name.clone(), spelling, at });
             }
         }
