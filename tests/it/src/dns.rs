@@ -110,10 +110,8 @@ impl NamedBuilder {
              controls {{ }};\n\
              options {{ directory \"{at}\"; pid-file \"{at}/named.pid\"; session-keyfile \"{at}/session.key\";\n\
              managed-keys-directory \"{at}\"; listen-on port {port} {{ {listen}}}; listen-on-v6 {{ none; }};\n\
-             recursion no; allow-query {{ 127.0.0.0/8; }}; allow-transfer {{ {transfers}; }}; notify no;
-\
-             dnssec-validation no; minimal-responses yes; check-names primary ignore; }};
-",
+             recursion no; allow-query {{ 127.0.0.0/8; }}; allow-transfer {{ {transfers}; }}; notify no;\n\
+             dnssec-validation no; minimal-responses yes; check-names primary ignore; }};\n",
             at = folder.display()
         );
         for (name, lines) in &zones {

@@ -31,7 +31,7 @@ const SHARES_A_PRIME_WITH_RSA_E_3: &str = include_str!("../../cases/keys/shares-
 fn middle(private_key: &str) -> Option<&str> {
     let run =
         private_key.split(|c: char| !c.is_ascii_alphanumeric() && c != '/' && c != '+').max_by_key(|r| r.len())?;
-    (run.len() >= 24 && !run.starts_with("AAAAAAAA")).then_some(&run[4..20])
+    (run.len() >= 24 && !run.starts_with("AAAAAAAA")).then(|| &run[4..20])
 }
 
 fn import(tenant: &Tenant, domain: &str, private_key: &str) -> Answer {

@@ -121,7 +121,7 @@ async fn a_zone_whose_signatures_verify_is_fine() {
 
 #[tokio::test]
 async fn expired_signatures_are_bogus() {
-    let signed = sign(&zone_of(&key()), "now-86400");
+    let signed = sign(&zone_of(&key()), "now-864000");
     let finding = finding(signed.zone, &signed.anchor).await;
     assert_eq!(finding.status, Status::DnssecBogus, "{finding:?}");
     assert!(finding.explanation.contains("SERVFAIL"), "{finding:?}");
@@ -149,7 +149,7 @@ async fn an_anchor_left_behind_by_a_former_provider_makes_an_unsigned_zone_bogus
 
 #[tokio::test]
 async fn a_wrong_record_in_a_bogus_zone_is_first_of_all_wrong() {
-    let signed = sign(&zone_of(&PublicKey::from_ed25519(&[2; 32]).unwrap()), "now-86400");
+    let signed = sign(&zone_of(&PublicKey::from_ed25519(&[2; 32]).unwrap()), "now-864000");
     let finding = finding(signed.zone, &signed.anchor).await;
     assert_eq!(finding.status, Status::Mismatch, "{finding:?}");
 }
