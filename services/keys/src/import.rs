@@ -40,7 +40,7 @@ pub enum ImportFault {
     #[error("the text is longer than {TEXT_MAX} octets; send one private key and nothing else")]
     TooLong,
     #[error(
-        "this is no private key: neither PEM (-----BEGIN ... PRIVATE KEY-----) nor base64 of a key in PKCS#8, PKCS#1 or an Ed25519 seed"
+        "this is no private key: neither PEM with the label `PRIVATE KEY` or `RSA PRIVATE KEY` nor base64 of a key in PKCS#8, PKCS#1 or an Ed25519 seed"
     )]
     NoKey,
     #[error(

@@ -34,7 +34,11 @@ fn mail_is_signed_here_by_a_key_that_the_kms_unwrapped_once() {
             world.tenant.api.message_with_status(&id, "delivered");
             domain.assert_signed(&world.receiver.wait_for_recipient(&address).octets, &mut dkimpy, &world.named);
         }
-        assert_eq!(kms.calls("Decrypt") - before, 2, "one when it was made, and one for the trial at the check and all of them");
+        assert_eq!(
+            kms.calls("Decrypt") - before,
+            2,
+            "one when it was made, and one for the trial at the check and all of them"
+        );
     }
     assert_eq!(kms.calls("Sign"), 0);
     assert_eq!(kms.keys().len(), 1, "one wrapping key for all");

@@ -55,7 +55,8 @@ fn every_form_of_a_key_is_taken_and_every_bad_key_is_told_why() {
     let tenant = &world.tenant;
     let mut domain = register(tenant, "example.test");
     for (number, case) in cases().into_iter().enumerate() {
-        if let Some(piece) = middle(&case.private_key) {
+        // A public key may be seen.
+        if let Some(piece) = middle(&case.private_key).filter(|_| !case.id.starts_with("rsa-public")) {
             world.app.learn_secret(&case.id, piece.as_bytes());
         }
         let before = keys(tenant, &domain).len();
