@@ -16,6 +16,7 @@ use futures_util::future::join_all;
 use hickory_proto::rr::{Name, RData, RecordType};
 use signpost_dkim::{SigningDomain, record, record::PublicKey};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -258,8 +259,8 @@ impl Check<'_> {
         let name = name_text(owner);
         let mut judged: BTreeMap<Said<'_>, Verdict> = BTreeMap::new();
         for reply in &replies.list {
-            if !judged.contains_key(&said(reply)) {
-                judged.insert(said(reply), self.verdict(&name, want, reply).await);
+            if let Entry::Vacant(unjudged) = judged.entry(said(reply)) {
+                unjudged.insert(self.verdict(&name, want, reply).await);
             }
         }
         self.expose_wildcards(owner, want, &mut judged).await;

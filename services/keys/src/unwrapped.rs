@@ -130,8 +130,8 @@ mod tests {
         (binding, stored, Arc::new(key))
     }
 
-    fn never() -> impl Future<Output = Opened> {
-        async { panic!("unwrapped again") }
+    async fn never() -> Opened {
+        panic!("unwrapped again")
     }
 
     #[tokio::test(start_paused = true)]

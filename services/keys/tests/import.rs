@@ -1,5 +1,9 @@
 //! Private keys that were made elsewhere: every form of a good one gives the same key, every bad one is told why.
-#![expect(clippy::unwrap_used, reason = "outside of #[test] functions too, a failed step of a test must fail it")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "outside of #[test] functions too, a failed step of a test must fail it"
+)]
 mod seeded;
 use seeded::Seeded;
 use serde::Deserialize;

@@ -227,7 +227,7 @@ fn on_postgresql(settings: impl Fn(AppBuilder) -> AppBuilder) {
     let (sink, server) = (sink(), PostgresServer::start());
     let database = server.database();
     let with = |app: AppBuilder| settings(sink_settings(app, &sink)).env("SIGNPOST_DATABASE_URL", database.as_str());
-    let world = World::start_with(&with);
+    let world = World::start_with(with);
     let other = with(App::with().dns(&world.named))
         .env("SIGNPOST_MASTER_KEY_FILE", world.app.master_key_file().display().to_string())
         .start();
@@ -345,7 +345,7 @@ fn a_thousand_deferred_messages_of_a_revoked_key_are_signed_anew_by_the_active_o
     let (receiver, server) = (plain_receiver(), PostgresServer::start());
     let database = server.database();
     let with = |app: AppBuilder| quiet(app, &receiver).env("SIGNPOST_DATABASE_URL", database.as_str());
-    let world = World::start_with(&with);
+    let world = World::start_with(with);
     let other = with(App::with().dns(&world.named))
         .env("SIGNPOST_MASTER_KEY_FILE", world.app.master_key_file().display().to_string())
         .start();
@@ -410,8 +410,13 @@ fn what_stood_at_the_name_before_is_waited_for() {
     assert_eq!(states(api, &domain.id), ["active", "pending"]);
     let until = signpost_it::now() + 6;
     world.named.publish(&record);
+    let mut checked_at = 0;
     wait_for("the record is seen", DEADLINE, || {
-        check();
+        // Once a second: a tenant has 120 checks a minute.
+        if checked_at < signpost_it::now() {
+            checked_at = signpost_it::now();
+            check();
+        }
         let shown = keys(api, &domain.id).remove(1);
         let early = signpost_it::now() + 1 < until;
         assert!(!early || shown["state"] != "active", "caches may still hold what stood there: {shown:#}");

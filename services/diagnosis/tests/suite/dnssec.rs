@@ -38,15 +38,17 @@ impl Unbound {
         );
         let file = folder.path().join("unbound.conf");
         std::fs::write(&file, config).unwrap();
-        let mut child = Command::new(program).arg("-dd").arg("-c").arg(&file).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let child = Command::new(program).arg("-dd").arg("-c").arg(&file).stderr(Stdio::piped()).spawn().unwrap();
+        // From here on it is ended whatever happens.
+        let mut unbound = Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)), _folder: folder };
+        let mut lines = BufReader::new(unbound.child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
         while let Some(Ok(line)) = lines.next() {
             let running = line.contains("start of service");
             said.push(line);
             if running {
                 std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-                return Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)), _folder: folder };
+                return unbound;
             }
         }
         panic!("unbound ended:\n{}", said.join("\n"));

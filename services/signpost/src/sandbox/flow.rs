@@ -131,7 +131,7 @@ impl Flow {
         let path = format!("/v1/domains/{}/records?format=bind", text(&other, "id")?);
         let other_zone = String::from_utf8(self.client.get(&path).await?.body.to_vec())?;
         let data = |line: &str| line.split_once(" IN TXT ").map(|(_, data)| data.to_owned());
-        let is_key = |line: &&str| line.contains("._domainkey.");
+        let is_key = |line: &&str| !line.starts_with(';') && line.contains("._domainkey.");
         let stranger = other_zone.lines().find(is_key).and_then(data).ok_or("the other domain lists no key record")?;
         let replace = |line: &str| match line.split_once(" IN TXT ") {
             Some((owner, _)) if line.contains("._domainkey.") => format!("{owner} IN TXT {stranger}\n"),

@@ -94,7 +94,7 @@ async fn a_retired_key_leaves_its_slot_empty_and_the_slot_rests(store: Store) {
     change_state(&store, &row, &first, "retired").await;
     let empty = slot(&store, &row, 0).await;
     assert_eq!((empty.shows.clone(), empty.key_id.as_ref()), (SlotShows::Nothing, Some(&first.id)));
-    assert_eq!(owed(&store).await, [empty.target.clone()]);
+    assert_eq!(owed(&store).await, std::slice::from_ref(&empty.target));
     assert!(
         matches!(further(&store, &row, &made[0].selector, FREE_AT).await, Err(StoreError::Stale)),
         "DNS has it still"

@@ -129,7 +129,7 @@ async fn a_key_retires_when_its_record_is_not_needed_any_more(store: Store) {
     change_key(&store, &first, retiring(NOW + 10)).await;
     change_key(&store, &other, retiring(NOW + 5)).await;
     assert!(store.keys_to_retire(NOW + 4, 10).await.unwrap().is_empty());
-    assert_eq!(ids(store.keys_to_retire(NOW + 9, 10).await.unwrap()), [other.id.clone()]);
+    assert_eq!(ids(store.keys_to_retire(NOW + 9, 10).await.unwrap()), std::slice::from_ref(&other.id));
     assert_eq!(ids(store.keys_to_retire(NOW + 10, 10).await.unwrap()), [other.id.clone(), first.id.clone()]);
     change_key(&store, &other, KeyChange { state: Some("retired".into()), wipe: true, ..KeyChange::default() }).await;
     assert_eq!(ids(store.keys_to_retire(NOW + 10, 10).await.unwrap()), [first.id]);
@@ -173,7 +173,7 @@ async fn only_waiting_rotations_are_reminded_of(store: Store) {
     further(&store, &row, NOW + 1, KeyLife::default()).await;
     let rotation = further(&store, &row, NOW + 2, KeyLife { reminded_at: Some(NOW), ..KeyLife::default() }).await;
     assert!(store.keys_to_remind_of(NOW - 1, 10).await.unwrap().is_empty());
-    assert_eq!(ids(store.keys_to_remind_of(NOW, 10).await.unwrap()), [rotation.id.clone()]);
+    assert_eq!(ids(store.keys_to_remind_of(NOW, 10).await.unwrap()), std::slice::from_ref(&rotation.id));
     change_key(&store, &rotation, KeyChange { state: Some("published".into()), ..KeyChange::default() }).await;
     assert!(store.keys_to_remind_of(NOW, 10).await.unwrap().is_empty());
 }
@@ -188,7 +188,7 @@ async fn a_retired_remote_key_is_owed_to_be_given_up(store: Store) {
         assert!(store.keys_to_withdraw(None, 10).await.unwrap().is_empty(), "{state}");
     }
     change_key(&store, &key, KeyChange { state: Some("retired".into()), wipe: true, ..KeyChange::default() }).await;
-    assert_eq!(ids(store.keys_to_withdraw(None, 10).await.unwrap()), [key.id.clone()]);
+    assert_eq!(ids(store.keys_to_withdraw(None, 10).await.unwrap()), std::slice::from_ref(&key.id));
     store.record_withdrawn(&ann, &key.id, NOW).await.unwrap();
     change_key(&store, &key, KeyChange { state: Some("revoked".into()), wipe: true, ..KeyChange::default() }).await;
     assert!(store.keys_to_withdraw(None, 10).await.unwrap().is_empty(), "given up once");
