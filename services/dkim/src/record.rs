@@ -13,6 +13,9 @@ const RSA_BITS_MIN: u32 = 1024;
 const RSA_BITS_GOOD: u32 = 2048;
 const RSA_BITS_MAX: u32 = 8192;
 
+/// What to publish for a key that must not be trusted any more (RFC 6376 3.6.1: an empty p= says that the key is revoked).
+pub const REVOKED: &str = "v=DKIM1; p=";
+
 /// The text to publish: `v=DKIM1; k=rsa; p=...`.
 pub fn build(key: &PublicKey) -> String {
     format!("v=DKIM1; k={}; p={}", key.kind().key_type(), key.to_p())

@@ -1,25 +1,16 @@
 //! Keys in a KMS that a test steers: the limit under concurrency, the expiry by the clock, and keys that are owed to be given up.
 use super::{KEYS_OF_UNPROVEN, KmsAccess, UNPROVEN_DOMAINS, UNPROVEN_KEPT_MS};
-use crate::delivery::DeliverySettings;
 use crate::domains::{NewDomain, NewKey};
-use crate::{Caller, Clock, Engine, Error, Scope, Settings};
+use crate::messages::bench::{Idle, Steered};
+use crate::{Caller, Clock, Engine, Error};
 use async_trait::async_trait;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use signpost_diagnosis::dns::{Dns, DnsSettings};
-use signpost_diagnosis::guard::Guard;
 use signpost_dkim::KeyAlgorithm;
 use signpost_dkim::record::PublicKey;
-use signpost_keys::{Custody, CustodyError, CustodyKind, KeyBinding, MasterKey, StoredKey, SystemRandom};
-use signpost_store::{Claim, DomainChange, Store, StoreSettings};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use signpost_keys::{Custody, CustodyError, CustodyKind, KeyBinding, StoredKey};
+use signpost_store::{Claim, DomainChange};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-
-struct Steered(AtomicI64);
-impl Clock for Steered {
-    fn now_ms(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
-    }
-}
 
 /// Makes keys slowly enough for others to come in between; fails while `away`.
 #[derive(Default)]
@@ -79,30 +70,13 @@ struct Bench {
 impl Bench {
     /// An unsealed engine with one tenant, whose new keys go to the KMS.
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store =
-            Store::open(StoreSettings { sqlite_path: folder.path().join("db"), exclusive: true }).await.unwrap();
-        let clock = Arc::new(Steered(AtomicI64::new(1_700_000_000_000)));
-        let nowhere = vec!["127.0.0.1:1".parse().unwrap()];
-        let dns = Dns::new(DnsSettings { resolvers: nowhere, authority_port: 1, guard: Guard::default() }).unwrap();
-        let settings = Settings {
-            hostname: "out.example.com".into(),
-            service_domain: None,
-            egress_ips: Vec::new(),
-            max_message: 1000,
-            queue_lifetime_ms: 1000,
-            delivery: DeliverySettings { relay: None, smtp_port: 25, in_flight: 1, guard: Guard::default() },
-        };
-        let engine = Engine::new(store, dns, Arc::<Steered>::clone(&clock), Arc::new(SystemRandom), settings);
-        engine.offer_master_key(Some(MasterKey::generate(&SystemRandom))).await.unwrap();
+        let Idle { engine, caller, clock, folder } = Idle::start().await;
         let kms = Arc::new(SteeredKms::default());
         engine.attach_kms(KmsAccess {
             keys: Arc::<SteeredKms>::clone(&kms),
             envelope: Arc::<SteeredKms>::clone(&kms),
             for_new_keys: CustodyKind::AwsKms,
         });
-        let (tenant, key) = engine.create_tenant("Ann").await.unwrap();
-        let caller = Caller { tenant_id: tenant.id, key_id: key.row.id, scopes: Scope::ALL.to_vec(), request_id: None };
         Self { engine, caller, kms, clock, _folder: folder }
     }
 
@@ -129,7 +103,7 @@ impl Bench {
     }
 
     fn pass_time(&self, ms: i64) {
-        self.clock.0.fetch_add(ms, Ordering::SeqCst);
+        self.clock.advance(ms);
     }
 }
 

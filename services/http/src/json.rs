@@ -5,6 +5,7 @@ use serde::de::{
 };
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_path_to_error::{Path, Segment};
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -60,8 +61,22 @@ fn fault(path: &Path, text: &str) -> Fault {
         let parent = pointer.rfind('/').unwrap_or(0);
         pointer.truncate(parent);
     }
-    Fault::at(pointer, shorten(text))
+    Fault::at(pointer, shorten(&without_long_text(text)))
 }
+
+/// Where serde repeats a long string in place of what it expected, without it: it may be a private key that was put at the wrong place.
+fn without_long_text(text: &str) -> Cow<'_, str> {
+    let repeated = text.strip_prefix("invalid type: string \"").and_then(|rest| rest.rsplit_once("\", expected "));
+    match repeated {
+        Some((value, expected)) if value.len() > LONGEST_VALUE => {
+            format!("invalid type: a string, expected {expected}").into()
+        }
+        Some(_) | None => text.into(),
+    }
+}
+
+/// Longest string of a request that an answer repeats, in octets.
+const LONGEST_VALUE: usize = 40;
 
 /// Longest piece of a request that an answer repeats, in octets.
 const LONGEST_ECHO: usize = 300;
@@ -204,6 +219,19 @@ mod tests {
         let json: serde_json::Value = serde_json::from_slice(&problem.render("r")).unwrap();
         let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
         (problem.kind.status().as_u16(), text(&json["errors"][0]["pointer"]), text(&json["detail"]).unwrap())
+    }
+
+    #[test]
+    fn a_long_string_at_the_wrong_place_is_not_repeated() {
+        for body in [
+            r#""-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v""#,
+            r#"{"name": "n", "count": "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2Vw\", expected"}"#,
+        ] {
+            let problem = parse::<Sample>(body.as_bytes()).unwrap_err();
+            assert_eq!(problem.kind.status().as_u16(), 422);
+            let text = String::from_utf8(problem.render("r")).unwrap();
+            assert!(text.contains("a string, expected") && !text.contains("MC4C"), "{text}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use signpost_diagnosis::dns::Dns;
 use signpost_engine::domains::Format;
 use signpost_engine::service_zone::{ServiceCheck, ServiceZone};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// `signpost operator ...`.
@@ -50,6 +51,9 @@ pub(crate) struct ZoneArgs {
     /// As for `serve`; here it only says that keys are published below `dkim.`
     #[arg(long, env = "SIGNPOST_DNS_UPDATE", hide_env_values = true)]
     dns_update: Option<String>,
+    /// The same
+    #[arg(long, env = "SIGNPOST_DNS_UPDATE_FILE")]
+    dns_update_file: Option<PathBuf>,
 }
 
 impl ZoneArgs {
@@ -69,7 +73,8 @@ impl ZoneArgs {
             domain,
             hostname,
             egress_ips: self.service.egress_ips.clone(),
-            delegated: self.dns_update.as_deref().is_some_and(|value| !value.is_empty()),
+            delegated: self.dns_update.as_deref().is_some_and(|value| !value.is_empty())
+                || self.dns_update_file.is_some(),
         })
     }
 

@@ -1,6 +1,5 @@
 //! Group commit of accepted messages on PostgreSQL: what waits goes into one transaction, with one statement for each table
 //! however many messages they are. Row by row, a message takes a dozen round trips and a commit of its own.
-use crate::bodies::PIECE;
 use crate::db::json_text;
 use crate::messages::accept;
 use crate::postgres;
@@ -9,7 +8,7 @@ use crate::{AuditRow, EventRow, NewMessage, RecipientRow, StoreError};
 use sqlx::postgres::{PgArguments, PgConnection, PgPool};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row as _};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -17,6 +16,8 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 const LANES: usize = 3;
 /// Messages of one transaction, at most.
 const GROUP: usize = 64;
+/// Larger messages have transactions of their own, so that a group is a few megabytes and no message waits for the octets of many.
+const GROUPED: usize = 64 * 1024;
 /// Messages that may wait; callers beyond wait in `accept`, so that memory stays bounded.
 const WAITING: usize = 256;
 
@@ -42,9 +43,9 @@ impl GroupAccept {
         Self { jobs }
     }
 
-    /// A message in several pieces has a transaction of its own: others would have to wait for all its octets.
+    /// True for a message that may go with others.
     pub(crate) fn takes(&self, new: &NewMessage) -> bool {
-        new.body.raw.len() < PIECE
+        new.body.raw.len() <= GROUPED
     }
 
     /// As `Store::accept_message`.
@@ -66,7 +67,8 @@ async fn serve(waiting: Arc<Mutex<mpsc::Receiver<Job>>>, pool: PgPool) {
     }
 }
 
-/// All of them in one transaction. If one of them is refused, each in its own: what is wrong with one is told to its caller only.
+/// All of them in one transaction. If one of them is refused, or its domain is being changed, each in its own: what is wrong with one is
+/// told to its caller only, and who waits for the domain of one tenant holds up no other.
 async fn commit(pool: &PgPool, group: Vec<Job>) {
     let (news, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|job| (job.new, job.reply)).unzip();
     let news = Arc::new(news);
@@ -90,12 +92,22 @@ async fn commit(pool: &PgPool, group: Vec<Job>) {
             | StoreError::Refused(_)
             | StoreError::Damaged(_),
         ) => {
-            for (new, reply) in news.iter().zip(replies) {
-                let new = new.clone();
-                let written = postgres::write(pool.clone(), move |conn| Box::pin(accept(conn, new))).await;
-                tell(reply, written.map_err(StoreError::from));
+            let mut by_domain: BTreeMap<String, Vec<Job>> = BTreeMap::new();
+            for (new, reply) in news.iter().cloned().zip(replies) {
+                by_domain.entry(new.message.domain_id.clone()).or_default().push(Job { new, reply });
+            }
+            for jobs in by_domain.into_values() {
+                tokio::spawn(commit_each(pool.clone(), jobs));
             }
         }
+    }
+}
+
+/// One after the other, on one connection at a time.
+async fn commit_each(pool: PgPool, jobs: Vec<Job>) {
+    for Job { new, reply } in jobs {
+        let written = postgres::write(pool.clone(), move |conn| Box::pin(accept(conn, new))).await;
+        tell(reply, written.map_err(StoreError::from));
     }
 }
 
@@ -127,12 +139,13 @@ async fn insert_all(conn: &mut Connection<'_>, news: &[NewMessage]) -> Result<()
     Ok(())
 }
 
-/// Each message's domain must be its tenant's and not deleted, and stays so until the commit: see `messages::insert_message`.
+/// Each message's domain must be its tenant's and not deleted, and stays so until the commit: see `messages::insert_message`. One that
+/// is being changed now is not waited for here: the deletion of a domain with much mail takes seconds.
 async fn hold_domains(conn: &mut PgConnection, news: &[NewMessage]) -> Result<(), StoreError> {
     let ids: BTreeSet<&str> = news.iter().map(|new| new.message.domain_id.as_str()).collect();
     let ids: Vec<String> = ids.into_iter().map(str::to_owned).collect();
     let rows = sqlx::query(
-        "SELECT id, tenant_id FROM domains WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR SHARE",
+        "SELECT id, tenant_id FROM domains WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR SHARE SKIP LOCKED",
     )
     .bind(ids)
     .fetch_all(conn)

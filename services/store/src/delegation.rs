@@ -102,7 +102,8 @@ impl Store {
                     insert_slot_row(conn, slot).await?;
                 }
                 insert_key_row(conn, &domain.tenant_id, &key).await?;
-                insert_audit(conn, &audit).await
+                insert_audit(conn, &audit).await?;
+                insert_audit(conn, &audit.of_first_key(&key)).await
             })
         })
         .await

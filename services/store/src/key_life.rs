@@ -131,8 +131,13 @@ impl Store {
     }
 
     /// Domains whose key has signed for as long as their policy says, and that have no newer one (system). Those of suspended
-    /// tenants wait.
-    pub async fn domains_to_rotate(&self, now: i64, limit: u32) -> Result<Vec<DomainRow>, StoreError> {
+    /// tenants wait. By id, those after `after` only.
+    pub async fn domains_to_rotate(
+        &self,
+        now: i64,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<DomainRow>, StoreError> {
         let rows = sql("SELECT domains.* FROM domains JOIN tenants ON tenants.id = domains.tenant_id
                         WHERE domains.deleted_at IS NULL AND domains.ownership = 'verified'
                         AND domains.signing IN ('enabled', 'suspended') AND tenants.suspended_at IS NULL
@@ -144,8 +149,9 @@ impl Store {
                                         AND NOT EXISTS (SELECT 1 FROM dkim_keys AS signing
                                                         WHERE signing.domain_id = domains.id AND signing.state = 'active'
                                                         AND (signing.created_at, signing.id) > (next.created_at, next.id)))
-                        ORDER BY domains.id LIMIT $2")
+                        AND domains.id > $2 ORDER BY domains.id LIMIT $3")
         .bind(now)
+        .bind(after.unwrap_or(""))
         .bind(i64::from(limit))
         .fetch_all(self.readers())
         .await?;

@@ -87,14 +87,18 @@ impl Engine {
     /// again, for as long as it takes.
     pub async fn tend_delegation(&self) {
         let Some(delegation) = self.inner.delegation.get() else { return };
-        if delegation.pace().not_before > self.now_ms() {
+        // A longer pause is one of a clock that was set back.
+        let pause = delegation.pace().not_before - self.now_ms();
+        if (1..=LONGEST_RETRY_MS).contains(&pause) {
             return;
         }
-        let done = async {
-            self.publish_owed(delegation).await?;
-            self.reconcile(delegation).await
+        let published = self.publish_owed(delegation).await;
+        let done = match published {
+            Err(Failure::Dns(UpdateError::Unavailable(_)) | Failure::Store(_)) => published,
+            // What one zone refuses, perhaps for ever, keeps nothing else from being put right.
+            Ok(()) | Err(Failure::Dns(_) | Failure::Key(_)) => self.reconcile(delegation).await.and(published),
         };
-        match done.await {
+        match done {
             Ok(()) => delegation.succeeded(),
             Err(failure) => delegation.failed(&failure, self.now_ms()),
         }

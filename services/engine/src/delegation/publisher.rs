@@ -15,14 +15,11 @@ const PAGE: u32 = 500;
 /// A slot that changes again and again while it is published is left to the next pass.
 const TRIES: usize = 8;
 
-/// RFC 6376 3.6.1: an empty p= says that the key is revoked.
-const REVOKED_RECORD: &str = "v=DKIM1; p=";
-
 /// The TXT value that is to stand at a slot's target; `None`: nothing.
 pub(super) fn text_of(slot: &SlotRow) -> Result<Option<String>, Failure> {
     match &slot.shows {
         SlotShows::Nothing => Ok(None),
-        SlotShows::Revoked => Ok(Some(REVOKED_RECORD.to_owned())),
+        SlotShows::Revoked => Ok(Some(record::REVOKED.to_owned())),
         SlotShows::Key { algorithm, public_key } => {
             Ok(Some(record::build(&records::public_key_of(algorithm, public_key)?)))
         }

@@ -169,7 +169,8 @@ impl Engine {
         strangers: Vec<String>,
         known: usize,
     ) -> Result<(), Failure> {
-        if strangers.len() > STRANGERS.max(known) {
+        // A store without a key is more likely a new one than that of an installation which lost all.
+        if !strangers.is_empty() && (known == 0 || strangers.len() > STRANGERS.max(known)) {
             tracing::error!(
                 "{} names below {} are unknown to this database, and {known} keys are known: this looks like the zone of another \
                  installation, and nothing is removed. Give each its own service domain, or remove them by hand",

@@ -3,6 +3,7 @@ use crate::domains::{self, records, states};
 use crate::rows::{DomainRow, KeyRow};
 use crate::{Engine, Error, FieldError, ids};
 use signpost_diagnosis::check::{Expected, Want};
+use signpost_diagnosis::update::PUBLISHED_TTL;
 use signpost_dkim::{Selector, SigningDomain};
 use signpost_store::{SlotRow, SlotShows};
 use std::time::Duration;
@@ -11,6 +12,9 @@ use std::time::Duration;
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(3);
 /// The same before a check, which has a deadline of its own.
 pub(crate) const BEFORE_A_CHECK: Duration = Duration::from_millis(500);
+/// So long after a key took the place of a record that said its forerunner is revoked, caches may still hold that one: its TTL, and
+/// what the update may take. An update that takes longer is seen by the look at the name, which moves the time.
+const REPLACED_MS: i64 = PUBLISHED_TTL as i64 * 1000 + 60_000;
 /// Slots of a claim, and CNAMEs that its tenant publishes: one signs, one is being replaced, one is free for an emergency.
 const SLOTS: i64 = 3;
 /// Symbols of 5 bits: 130 random bits. Who does not know a target cannot point anything at it.
@@ -46,9 +50,10 @@ impl Engine {
             .collect())
     }
 
-    /// The selector of the next key of a delegated domain: that of its first free slot. While a key signs or is to, one slot stays
+    /// The selector of the next key of a delegated domain, that of its first free slot, and until when caches may hold what stood there
+    /// before. While a key signs or is to, one slot stays
     /// free, so that there is somewhere to go if it must be revoked. `NoFreeSlot` says from when on there will be one.
-    pub(crate) async fn slot_selector(&self, domain: &DomainRow) -> Result<Option<Selector>, Error> {
+    pub(crate) async fn slot_for_key(&self, domain: &DomainRow) -> Result<Option<(Selector, Option<i64>)>, Error> {
         let store = &self.inner.store;
         let slots = store.slots(&domain.tenant_id, &domain.id).await?;
         if slots.is_empty() {
@@ -61,8 +66,12 @@ impl Engine {
         }
         let keys = store.keys(&domain.tenant_id, &domain.id).await?;
         let in_use = keys.iter().any(|key| states::is_in_use(&key.state));
-        let selector = next_free(&slots, in_use, self.now_ms())?;
-        Selector::parse(selector).map(Some).map_err(|error| Error::Internal(format!("stored selector: {error}")))
+        let now = self.now_ms();
+        let slot = next_free(&slots, in_use, now)?;
+        let selector = Selector::parse(&slot.selector);
+        let selector = selector.map_err(|error| Error::Internal(format!("stored selector: {error}")))?;
+        let other_data_until = (slot.shows == SlotShows::Revoked).then_some(now + REPLACED_MS);
+        Ok(Some((selector, other_data_until)))
     }
 
     /// The CNAMEs of a delegated domain, by their place. A slot holds a key of `keys`, or none.
@@ -112,12 +121,12 @@ fn listed(domain: &SigningDomain, slot: &SlotRow, keys: &[KeyRow]) -> Result<Lis
 }
 
 /// The first slot that a new key may have. `in_use`: there is a key that signs or could come to.
-fn next_free(slots: &[SlotRow], in_use: bool, now: i64) -> Result<&str, Error> {
+fn next_free(slots: &[SlotRow], in_use: bool, now: i64) -> Result<&SlotRow, Error> {
     let free: Vec<&SlotRow> = slots.iter().filter(|slot| slot.is_free(now)).collect();
     // Without such a key this is the emergency.
     let kept = usize::from(in_use);
     match free.first() {
-        Some(slot) if free.len() > kept => Ok(&slot.selector),
+        Some(slot) if free.len() > kept => Ok(slot),
         Some(_) | None => {
             let resting = slots.iter().filter(|slot| !slot.is_free(now) && !slot.is_owed());
             Err(Error::NoFreeSlot { free_at: resting.filter_map(|slot| slot.free_at).min() })
@@ -157,7 +166,7 @@ mod tests {
             in_use,
             NOW,
         ) {
-            Ok(selector) => Ok(selector.to_owned()),
+            Ok(slot) => Ok(slot.selector.clone()),
             Err(Error::NoFreeSlot { free_at }) => Err(free_at),
             Err(other) => panic!("{other:?}"),
         };

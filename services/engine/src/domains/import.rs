@@ -1,5 +1,5 @@
 //! Keys that were made elsewhere: read, vetted, compared with all that are known here, sealed.
-use super::records;
+use super::{records, states};
 use crate::rows::KeyRow;
 use crate::{Caller, Engine, Error, FieldError, Scope};
 use serde_json::json;
@@ -69,8 +69,14 @@ impl Engine {
         let binding = self.new_binding(&domain, &name, selector);
         let stored = self.inner.sealed.adopt(&binding, Arc::clone(&imported)).await?;
         let key = self.pending_key(&domain, binding, CustodyKind::Imported, stored);
-        let details = json!({"domain": domain.name, "selector": key.selector, "algorithm": key.algorithm});
-        let audit = self.audit(caller, "key.imported", &key.id, details);
+        let details = json!({
+            "before": null,
+            "after": states::PENDING,
+            "selector": key.selector,
+            "algorithm": key.algorithm,
+            "custody": key.custody,
+        });
+        let audit = self.audit(caller, "key.imported", &key.id, details).of_domain(&domain.id);
         match self.inner.store.insert_key(&caller.tenant_id, &key, &audit).await {
             Ok(()) => Ok(key),
             // The same key at the same moment, or a selector that once was used.

@@ -186,9 +186,10 @@ fn action(state: &str) -> &str {
     if state == states::ACTIVE { "activated" } else { state }
 }
 
-/// True if a server serves something at the name that is not the record.
+/// True if a server serves something at the name that is not the record. Broken DNSSEC says nothing about what stands there.
 fn holds_other_data(finding: &Finding) -> bool {
-    let is_other =
-        |status: Status| !matches!(status, Status::Ok | Status::Missing | Status::Misplaced | Status::Unreachable);
+    let is_other = |status: Status| {
+        !matches!(status, Status::Ok | Status::Missing | Status::Misplaced | Status::Unreachable | Status::DnssecBogus)
+    };
     finding.servers.iter().any(|server| is_other(server.status))
 }

@@ -343,10 +343,10 @@ impl Engine {
         algorithm: KeyAlgorithm,
         custody: CustodyKind,
     ) -> Result<KeyRow, Error> {
-        let of_slot = if domain.dkim_mode == DELEGATED { self.slot_selector(domain).await? } else { None };
-        let selector = match of_slot {
-            Some(selector) => selector,
-            None => self.fresh_selector()?,
+        let of_slot = if domain.dkim_mode == DELEGATED { self.slot_for_key(domain).await? } else { None };
+        let (selector, other_data_until) = match of_slot {
+            Some(slot) => slot,
+            None => (self.fresh_selector()?, None),
         };
         let binding = self.new_binding(domain, name, selector);
         if self.is_sealed() {
@@ -354,7 +354,9 @@ impl Engine {
         }
         let custody = self.custody(custody)?;
         let made = custody.create(&binding, algorithm).await?;
-        Ok(self.pending_key(domain, binding, custody.kind(), made))
+        let mut key = self.pending_key(domain, binding, custody.kind(), made);
+        key.life.other_data_until = other_data_until;
+        Ok(key)
     }
 
     /// The row of a key that custody has just stored.

@@ -1,25 +1,15 @@
 //! What a trial signature finds, with a custody that a test steers and findings as a check gives them.
 use super::*;
-use crate::delivery::DeliverySettings;
+use crate::KmsAccess;
 use crate::domains::NewDomain;
-use crate::{Caller, Clock, KmsAccess, Scope, Settings};
+use crate::messages::bench::Idle;
 use async_trait::async_trait;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use signpost_diagnosis::dns::{Dns, DnsSettings};
-use signpost_diagnosis::guard::Guard;
 use signpost_dkim::KeyAlgorithm;
 use signpost_dkim::record::PublicKey;
-use signpost_keys::{Custody, CustodyError, KeyBinding, MasterKey, StoredKey, SystemRandom};
-use signpost_store::{Store, StoreSettings};
+use signpost_keys::{Custody, CustodyError, KeyBinding, StoredKey};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-struct Noon;
-impl Clock for Noon {
-    fn now_ms(&self) -> i64 {
-        1_700_000_000_000
-    }
-}
 
 #[derive(Clone, Copy)]
 enum Mood {
@@ -71,21 +61,7 @@ struct Bench {
 impl Bench {
     /// A tenant with one domain, whose key is in the KMS.
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store =
-            Store::open(StoreSettings { sqlite_path: folder.path().join("db"), exclusive: true }).await.unwrap();
-        let nowhere = vec!["127.0.0.1:1".parse().unwrap()];
-        let dns = Dns::new(DnsSettings { resolvers: nowhere, authority_port: 1, guard: Guard::default() }).unwrap();
-        let settings = Settings {
-            hostname: "out.example.com".into(),
-            service_domain: None,
-            egress_ips: Vec::new(),
-            max_message: 1000,
-            queue_lifetime_ms: 1000,
-            delivery: DeliverySettings { relay: None, smtp_port: 25, in_flight: 1, guard: Guard::default() },
-        };
-        let engine = Engine::new(store, dns, Arc::new(Noon), Arc::new(SystemRandom), settings);
-        engine.offer_master_key(Some(MasterKey::generate(&SystemRandom))).await.unwrap();
+        let Idle { engine, caller, folder, .. } = Idle::start().await;
         let pair = || Ed25519KeyPair::generate().unwrap();
         let kms = Arc::new(SteeredKms { right: pair(), other: pair(), mood: Mutex::new(Mood::Signs) });
         engine.attach_kms(KmsAccess {
@@ -93,8 +69,6 @@ impl Bench {
             envelope: Arc::<SteeredKms>::clone(&kms),
             for_new_keys: CustodyKind::AwsKms,
         });
-        let (tenant, key) = engine.create_tenant("Ann").await.unwrap();
-        let caller = Caller { tenant_id: tenant.id, key_id: key.row.id, scopes: Scope::ALL.to_vec(), request_id: None };
         let new = NewDomain { name: "example.com".into(), dkim_mode: None, algorithm: Some("ed25519".into()) };
         let view = engine.register_domain(&caller, &new).await.unwrap();
         let listed = engine.listed_records(&view.row, &view.keys).await.unwrap();

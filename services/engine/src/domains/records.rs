@@ -10,9 +10,6 @@ use signpost_store::{DomainRow, KeyRow};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-/// What to publish for a key that must not be trusted any more.
-const REVOKED_RECORD: &str = "v=DKIM1; p=";
-
 /// A record and what a check must find for it.
 pub(super) struct Listed {
     pub(super) view: RecordView,
@@ -247,7 +244,7 @@ pub(super) fn of_revoked(domain: &DomainRow, keys: &[KeyRow], now: i64) -> Resul
     Ok(listed
         .map(|key| {
             let record_name = format!("{}._domainkey.{name}", key.selector);
-            let mut view = view(&name, Purpose::Dkim, record_name, REVOKED_RECORD.into(), false);
+            let mut view = view(&name, Purpose::Dkim, record_name, record::REVOKED.into(), false);
             view.warnings = vec!["This key was revoked: publish this in place of its record.".into()];
             view
         })

@@ -302,22 +302,44 @@ impl Engine {
             return Ok(());
         }
         let store = &self.inner.store;
-        for domain in store.domains_to_rotate(self.now_ms(), BATCH).await? {
-            let name = domain.name.clone();
-            match self.prepare_rotation(Actor::System, domain, None, None).await {
-                Ok(key) => tracing::info!(domain = %name, key = %key.id, "a rotation was prepared by schedule"),
-                // Another process was faster.
-                Err(Error::RotationUnderWay | Error::Busy | Error::NotFound(_)) => {}
-                // Nor will the next one be made; each would take its time to fail.
-                Err(error @ (Error::KeyUnavailable | Error::Sealed)) => {
-                    tracing::warn!(domain = %name, ?error, "rotations that are due wait until keys can be made again");
-                    break;
-                }
-                Err(error) => tracing::warn!(domain = %name, ?error, "a rotation could not be prepared yet"),
+        let (mut after, mut away) = (None, Vec::new());
+        loop {
+            let due = store.domains_to_rotate(self.now_ms(), after.as_deref(), BATCH).await?;
+            let Some(last) = due.last() else { break };
+            after = Some(last.id.clone());
+            for domain in due {
+                self.prepare_due_rotation(domain, &mut away).await?;
             }
         }
         for key in store.keys_to_remind_of(self.now_ms() - REMIND_AFTER_MS, BATCH).await? {
             log_failure(&key.domain_name, "a tenant could not be reminded yet", self.remind_of(&key).await);
+        }
+        Ok(())
+    }
+
+    /// `away`: custodies that make no keys now. Each further one of theirs would take its time to fail.
+    async fn prepare_due_rotation(&self, domain: DomainRow, away: &mut Vec<CustodyKind>) -> Result<(), Error> {
+        let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
+        let custody = match self.custody_of_next(&keys) {
+            Ok(custody) => custody,
+            Err(fault) => {
+                tracing::warn!(domain = %domain.name, ?fault, "a rotation could not be prepared yet");
+                return Ok(());
+            }
+        };
+        if away.contains(&custody) {
+            return Ok(());
+        }
+        let name = domain.name.clone();
+        match self.prepare_rotation(Actor::System, domain, None, Some(custody)).await {
+            Ok(key) => tracing::info!(domain = %name, key = %key.id, "a rotation was prepared by schedule"),
+            // Another process was faster.
+            Err(Error::RotationUnderWay | Error::Busy | Error::NotFound(_)) => {}
+            Err(error @ (Error::KeyUnavailable | Error::Sealed)) => {
+                tracing::warn!(domain = %name, ?error, "rotations that are due wait until keys can be made again");
+                away.push(custody);
+            }
+            Err(error) => tracing::warn!(domain = %name, ?error, "a rotation could not be prepared yet"),
         }
         Ok(())
     }
@@ -336,10 +358,11 @@ impl Engine {
         let findings = check::check(&self.inner.dns, &name, &expected, LOOK_DEADLINE).await;
         let keys = std::slice::from_ref(key);
         let sightings = self.sightings(&name, keys, listed.iter().zip(&findings), TTL_DEADLINE).await;
-        let told = sightings.iter().any(|sighting| sighting.answer.is_some() || sighting.other);
-        if told {
+        if sightings.iter().any(|sighting| sighting.answer.is_some() || sighting.other) {
             self.step_by_itself(key, &sightings, json!({"reason": "its record was looked for"})).await?;
-        } else {
+        }
+        // Also where servers disagree: such a key is looked for no more often than others.
+        if sightings.iter().all(|sighting| sighting.answer.is_none()) {
             self.inner.store.record_published(&key.tenant_id, &key.id, None, asked_at).await?;
         }
         Ok(())

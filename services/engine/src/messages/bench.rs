@@ -37,6 +37,41 @@ impl Clock for Steered {
     }
 }
 
+impl Steered {
+    pub(crate) fn advance(&self, ms: i64) {
+        self.0.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+/// An unsealed engine with one tenant that reaches nothing: no DNS, no relay.
+pub(crate) struct Idle {
+    pub(crate) engine: Engine,
+    pub(crate) caller: Caller,
+    pub(crate) clock: Arc<Steered>,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Idle {
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store =
+            Store::open(StoreSettings { sqlite_path: folder.path().join("db"), exclusive: true }).await.unwrap();
+        let clock = Arc::new(Steered(AtomicI64::new(START_MS)));
+        let nowhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let shared = Arc::<Steered>::clone(&clock);
+        let engine = Engine::new(store, dns(nowhere), shared, Arc::new(SystemRandom), settings(nowhere));
+        engine.offer_master_key(Some(MasterKey::generate(&SystemRandom))).await.unwrap();
+        let caller = first_caller(&engine).await;
+        Self { engine, caller, clock, folder }
+    }
+}
+
+/// A new tenant, by its first API key.
+async fn first_caller(engine: &Engine) -> Caller {
+    let (tenant, issued) = engine.create_tenant("Ann").await.unwrap();
+    Caller { tenant_id: tenant.id, key_id: issued.row.id, scopes: Scope::ALL.to_vec(), request_id: None }
+}
+
 /// Takes everything and keeps it.
 #[derive(Default)]
 pub(crate) struct Inbox(Mutex<Vec<Vec<u8>>>);
@@ -113,9 +148,7 @@ impl Bench {
         let key = MasterKey::generate(&SystemRandom);
         let master = key.to_base64().to_string();
         engine.offer_master_key(Some(key)).await.unwrap();
-        let (tenant, issued) = engine.create_tenant("Ann").await.unwrap();
-        let caller =
-            Caller { tenant_id: tenant.id, key_id: issued.row.id, scopes: Scope::ALL.to_vec(), request_id: None };
+        let caller = first_caller(&engine).await;
         let new = crate::domains::NewDomain { name: NAME.into(), dkim_mode: None, algorithm: Some("ed25519".into()) };
         let domain = engine.register_domain(&caller, &new).await.unwrap().row.id;
         let bench = Self { engine, caller, domain, clock, inbox, relay, name_server, master, _folder: folder };

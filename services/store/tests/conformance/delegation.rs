@@ -1,6 +1,6 @@
 //! Slots of delegated domains: what they show follows the keys, what is owed to DNS is not forgotten, and nothing is given out twice.
 use crate::support::{NOW, audit, domain, domain_row, event, id, key_row, proof, tenant};
-use signpost_store::{DomainChange, DomainRow, KeyChange, KeyRow, SlotRow, SlotShows, Store, StoreError};
+use signpost_store::{AuditFilter, DomainChange, DomainRow, KeyChange, KeyRow, SlotRow, SlotShows, Store, StoreError};
 
 /// When a key that is withdrawn at NOW makes room.
 const FREE_AT: i64 = NOW + 1_000;
@@ -19,6 +19,8 @@ async fn delegated(store: &Store, tenant: &str, name: &str) -> (DomainRow, Vec<S
     let slots = slots_of(&row);
     let key = KeyRow { selector: slots[0].selector.clone(), ..key_row(&row) };
     store.insert_delegated_domain(&row, &slots, &key, &audit(tenant, "domain.created")).await.unwrap();
+    let log = store.audit_log(tenant, &AuditFilter::default(), None, 10).await.unwrap().rows;
+    assert!(log.iter().any(|row| row.action == "key.created" && row.object == key.id), "its first key is told of");
     (row, slots, key)
 }
 

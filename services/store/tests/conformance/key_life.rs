@@ -142,7 +142,9 @@ async fn a_rotation_is_due_by_the_policy_and_only_if_none_is_under_way(store: St
     let (row, key) = signing(&store, &ann, "example.com").await;
     let due = |now: i64| {
         let store = store.clone();
-        async move { store.domains_to_rotate(now, 10).await.unwrap().into_iter().map(|row| row.id).collect::<Vec<_>>() }
+        async move {
+            store.domains_to_rotate(now, None, 10).await.unwrap().into_iter().map(|row| row.id).collect::<Vec<_>>()
+        }
     };
     let one = [row.id.clone()];
     assert_eq!(store.signing_policy(&ann, &row.id).await.unwrap(), Some(SigningPolicyRow { rotation_days: Some(180) }));

@@ -53,7 +53,7 @@ async fn tenants_and_domains(store: &Store) -> Result<(), StoreError> {
     store.keys_to_look_for(NOW, 1).await?;
     store.keys_to_retire(NOW, 1).await?;
     store.keys_to_remind_of(NOW, 1).await?;
-    store.domains_to_rotate(NOW, 1).await?;
+    store.domains_to_rotate(NOW, None, 1).await?;
     store.signing_policy(&ann, &domain.id).await?;
     store.audit_log(&ann, &AuditFilter::default(), None, 1).await?;
     store.close().await;
