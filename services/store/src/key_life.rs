@@ -104,6 +104,58 @@ impl Store {
         rows.iter().map(key).collect()
     }
 
+    /// Keys `active` or `retiring` of domains with signing enabled or suspended whose published p= was last read before
+    /// `read_before` and last asked for before `tried_before`; longest untried first (system, for the refresh).
+    pub async fn keys_to_refresh(
+        &self,
+        read_before: i64,
+        tried_before: i64,
+        limit: u32,
+    ) -> Result<Vec<KeyRow>, StoreError> {
+        let rows = sql("SELECT dkim_keys.* FROM dkim_keys JOIN domains ON domains.id = dkim_keys.domain_id
+                        WHERE dkim_keys.state IN ('active', 'retiring')
+                        AND (dkim_keys.published_read_at IS NULL OR dkim_keys.published_read_at < $1)
+                        AND (dkim_keys.published_tried_at IS NULL OR dkim_keys.published_tried_at < $2)
+                        AND domains.deleted_at IS NULL AND domains.signing IN ('enabled', 'suspended')
+                        ORDER BY COALESCE(dkim_keys.published_tried_at, 0), dkim_keys.id LIMIT $3")
+        .bind(read_before)
+        .bind(tried_before)
+        .bind(i64::from(limit))
+        .fetch_all(self.readers())
+        .await?;
+        rows.iter().map(key).collect()
+    }
+
+    /// Records what DNS said about a key outside a check: `Some(p)`: answered (empty: no usable record); `None`: no answer.
+    /// What was asked before the latest question that is recorded changes nothing.
+    pub async fn record_published(
+        &self,
+        tenant: &str,
+        key_id: &str,
+        p: Option<&str>,
+        at: i64,
+    ) -> Result<(), StoreError> {
+        let _moves = self.moves_rights();
+        let (tenant, key_id, p) = (tenant.to_owned(), key_id.to_owned(), p.map(str::to_owned));
+        self.write(move |conn| {
+            Box::pin(async move {
+                let read_at = p.as_ref().map(|_| at);
+                sql("UPDATE dkim_keys SET published_p = COALESCE($3, published_p),
+                            published_read_at = COALESCE($4, published_read_at), published_tried_at = $5
+                     WHERE tenant_id = $1 AND id = $2 AND (published_tried_at IS NULL OR published_tried_at <= $5)")
+                .bind(&tenant)
+                .bind(&key_id)
+                .bind(p)
+                .bind(read_at)
+                .bind(at)
+                .execute(conn)
+                .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
     /// `retiring` keys whose record nothing needs any more (system), the longest due first.
     pub async fn keys_to_retire(&self, now: i64, limit: u32) -> Result<Vec<KeyRow>, StoreError> {
         let rows = sql("SELECT dkim_keys.* FROM dkim_keys JOIN domains ON domains.id = dkim_keys.domain_id
