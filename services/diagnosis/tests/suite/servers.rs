@@ -312,7 +312,7 @@ async fn the_cname_of_a_delegated_key_is_checked_with_what_stands_behind_it() {
     let statuses: Vec<_> = findings.iter().map(|finding| finding.status).collect();
     use Status::{CnameBroken, Mismatch, Missing, Ok};
     assert_eq!(statuses, [Ok, Mismatch, CnameBroken, Ok, Missing, Missing], "{findings:?}");
-    let asks_resolver = |finding: &Finding| finding.servers.iter().any(|one| one.server.starts_with("resolver"));
+    let asks_resolver = |finding: &Finding| finding.warnings.iter().any(|warning| warning.starts_with("resolver"));
     assert!(
         asks_resolver(&findings[0]) && !asks_resolver(&findings[3]),
         "an empty target is not asked for: {findings:?}"
