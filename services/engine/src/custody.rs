@@ -74,6 +74,12 @@ impl Engine {
         }
     }
 
+    /// To be called now and then in every process: an opened private key that was not used since the last call leaves the memory. So
+    /// does one that another process revoked.
+    pub fn forget_unused_keys(&self) {
+        self.inner.sealed.forget_unused();
+    }
+
     /// A tenant's turn to make a remote key. Held until its row is stored, so that two requests cannot both be the last allowed.
     /// (Several processes on one database each have their own turns: there the limit may be passed by one for each process.)
     pub(crate) async fn turn_to_make(&self, tenant: &str) -> tokio::sync::OwnedMutexGuard<()> {

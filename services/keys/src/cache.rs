@@ -12,6 +12,8 @@ pub(crate) struct KeyCache {
     entries: HashMap<String, Entry>,
     /// Counts uses; an entry's last one tells its age. Atomic, so that hits need only a shared lock.
     uses: AtomicU64,
+    /// The count when `drop_unused` was last called.
+    seen_uses: u64,
 }
 
 #[derive(Debug)]
@@ -24,7 +26,7 @@ struct Entry {
 
 impl KeyCache {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity: capacity.max(1), entries: HashMap::new(), uses: AtomicU64::new(0) }
+        Self { capacity: capacity.max(1), entries: HashMap::new(), uses: AtomicU64::new(0), seen_uses: 0 }
     }
 
     /// The parsed key, only if it was opened from exactly this row under exactly this binding: a row that was
@@ -54,6 +56,12 @@ impl KeyCache {
 
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
+    }
+
+    /// Drops what was not used since the last call: a key that was revoked by another process, or of a domain that sends no more.
+    pub(crate) fn drop_unused(&mut self) {
+        let since = std::mem::replace(&mut self.seen_uses, self.uses.load(Ordering::Relaxed));
+        self.entries.retain(|_, entry| entry.last_used.load(Ordering::Relaxed) >= since);
     }
 
     /// An eighth at a time: finding the oldest walks all entries, so it must not happen at every insertion.
@@ -106,6 +114,22 @@ mod tests {
         assert!(cache.get(&rows[39].0, &rows[39].1).is_some(), "the newest key is missing");
         // The dropped private keys are really gone: nobody but the test holds them.
         assert_eq!(Arc::strong_count(&rows[1].2), 1);
+    }
+
+    #[test]
+    fn what_is_not_used_between_two_turns_leaves() {
+        let mut cache = KeyCache::new(16);
+        let [used, unused] = ["used", "unused"].map(row);
+        for (binding, stored, key) in [&used, &unused] {
+            cache.insert(binding, stored, Arc::clone(key));
+        }
+        cache.drop_unused();
+        assert_eq!(cache.entries.len(), 2, "both were used since the start");
+        assert!(cache.get(&used.0, &used.1).is_some());
+        cache.drop_unused();
+        assert!(cache.get(&used.0, &used.1).is_some());
+        assert!(cache.get(&unused.0, &unused.1).is_none());
+        assert_eq!(Arc::strong_count(&unused.2), 1, "the private key is gone");
     }
 
     #[test]

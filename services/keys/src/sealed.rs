@@ -52,6 +52,11 @@ impl SealedCustody {
         vault.epoch += 1;
     }
 
+    /// Wipes the opened keys that were not used since the last call; they are opened again when they are needed.
+    pub fn forget_unused(&self) {
+        self.write().cache.drop_unused();
+    }
+
     /// The subkey of the master key; `Unavailable` while sealed.
     pub(crate) fn sealing(&self) -> Result<Arc<SealingKey>, CustodyError> {
         self.read().unsealed()

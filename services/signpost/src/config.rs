@@ -154,6 +154,34 @@ impl ServiceArgs {
     }
 }
 
+/// Where keys of delegated domains are published. Without Debug: it may hold a secret.
+#[derive(Clone, Args)]
+pub(crate) struct UpdateArgs {
+    /// `tsig-name:algorithm:secret@host:port`: the primary DNS server of `dkim.<service domain>` and a TSIG key that may update it;
+    /// with it domains can be `delegated`. Algorithm: hmac-sha256, hmac-sha384 or hmac-sha512; the secret is base64
+    #[arg(long, env = "SIGNPOST_DNS_UPDATE", hide_env_values = true)]
+    dns_update: Option<String>,
+    /// File that holds the value of SIGNPOST_DNS_UPDATE
+    #[arg(long, env = "SIGNPOST_DNS_UPDATE_FILE", conflicts_with = "dns_update")]
+    dns_update_file: Option<PathBuf>,
+}
+
+impl UpdateArgs {
+    /// `None` where nothing is set.
+    pub(crate) fn settings(&self) -> Result<Option<UpdateSettings>, ConfigError> {
+        let text = match (&self.dns_update, &self.dns_update_file) {
+            (Some(text), _) => text.clone(),
+            (None, Some(file)) => read_secret(file, "SIGNPOST_DNS_UPDATE_FILE")?,
+            (None, None) => return Ok(None),
+        };
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let settings = UpdateSettings::parse(&text);
+        settings.map(Some).map_err(|error| ConfigError(format!("SIGNPOST_DNS_UPDATE: {error}")))
+    }
+}
+
 /// `signpost serve`. Without Debug: the relay's address may hold a password.
 #[derive(Clone, Args)]
 pub(crate) struct ServeArgs {
@@ -203,13 +231,8 @@ pub(crate) struct ServeArgs {
     pub(crate) smtp_port: u16,
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
-    /// `tsig-name:algorithm:secret@host:port`: the primary DNS server of `dkim.<service domain>` and a TSIG key that may update it;
-    /// with it domains can be `delegated`. Algorithm: hmac-sha256, hmac-sha384 or hmac-sha512; the secret is base64
-    #[arg(long, env = "SIGNPOST_DNS_UPDATE", hide_env_values = true)]
-    pub(crate) dns_update: Option<String>,
-    /// File that holds the value of SIGNPOST_DNS_UPDATE
-    #[arg(long, env = "SIGNPOST_DNS_UPDATE_FILE", conflicts_with = "dns_update")]
-    pub(crate) dns_update_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) update: UpdateArgs,
     /// How long a message is tried, for example `5d`, `12h`, `90m`, `600s`
     #[arg(long, env = "SIGNPOST_QUEUE_LIFETIME", default_value = "5d", value_parser = parse_duration_ms)]
     pub(crate) queue_lifetime: i64,
@@ -286,16 +309,7 @@ impl ServeArgs {
         &self,
         service_domain: Option<&SigningDomain>,
     ) -> Result<Option<(UpdateSettings, SigningDomain)>, ConfigError> {
-        let text = match (&self.dns_update, &self.dns_update_file) {
-            (Some(text), _) => text.clone(),
-            (None, Some(file)) => read_secret(file, "SIGNPOST_DNS_UPDATE_FILE")?,
-            (None, None) => return Ok(None),
-        };
-        if text.is_empty() {
-            return Ok(None);
-        }
-        let settings =
-            UpdateSettings::parse(&text).map_err(|error| ConfigError(format!("SIGNPOST_DNS_UPDATE: {error}")))?;
+        let Some(settings) = self.update.settings()? else { return Ok(None) };
         if service_domain.is_none() {
             tracing::warn!(
                 "SIGNPOST_DNS_UPDATE has no effect without SIGNPOST_SERVICE_DOMAIN, below which keys would be published"

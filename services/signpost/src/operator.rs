@@ -1,11 +1,13 @@
 //! `signpost operator records` and `signpost operator check`: what must be published for the service domain, and whether it is.
-use crate::config::{AuthorityArgs, ConfigError, DnsArgs, ServiceArgs, host_name};
+use crate::config::{AuthorityArgs, ConfigError, DnsArgs, ServiceArgs, UpdateArgs, host_name};
 use crate::{Outcome, print};
 use clap::{Args, Subcommand, ValueEnum};
 use signpost_diagnosis::dns::Dns;
+use signpost_diagnosis::update::DnsUpdate;
+use signpost_engine::SystemClock;
 use signpost_engine::domains::Format;
 use signpost_engine::service_zone::{ServiceCheck, ServiceZone};
-use std::path::PathBuf;
+use signpost_keys::SystemRandom;
 use std::process::ExitCode;
 
 /// `signpost operator ...`.
@@ -48,16 +50,12 @@ pub(crate) struct ZoneArgs {
     dns: DnsArgs,
     #[command(flatten)]
     authorities: AuthorityArgs,
-    /// As for `serve`; here it only says that keys are published below `dkim.`
-    #[arg(long, env = "SIGNPOST_DNS_UPDATE", hide_env_values = true)]
-    dns_update: Option<String>,
-    /// The same
-    #[arg(long, env = "SIGNPOST_DNS_UPDATE_FILE")]
-    dns_update_file: Option<PathBuf>,
+    #[command(flatten)]
+    update: UpdateArgs,
 }
 
 impl ZoneArgs {
-    fn zone(&self) -> Result<ServiceZone, ConfigError> {
+    fn zone(&self, dns: &Dns) -> Outcome<ServiceZone> {
         let domain = self.service.domain()?.ok_or_else(|| {
             ConfigError(
                 "SIGNPOST_SERVICE_DOMAIN is not set: without a service domain nothing has to be published".into(),
@@ -65,17 +63,13 @@ impl ZoneArgs {
         })?;
         let hostname = host_name(self.service.hostname.as_deref())?;
         if !hostname.contains('.') {
-            return Err(ConfigError(format!(
+            let text = format!(
                 "SIGNPOST_HOSTNAME: {hostname:?} is no full host name; bounces and reports need one that others can reach"
-            )));
+            );
+            return Err(ConfigError(text).into());
         }
-        Ok(ServiceZone {
-            domain,
-            hostname,
-            egress_ips: self.service.egress_ips.clone(),
-            delegated: self.dns_update.as_deref().is_some_and(|value| !value.is_empty())
-                || self.dns_update_file.is_some(),
-        })
+        let update = self.update.settings()?.map(|settings| DnsUpdate::new(settings, dns.clone())).transpose()?;
+        Ok(ServiceZone { domain, hostname, egress_ips: self.service.egress_ips.clone(), update })
     }
 
     fn dns(&self) -> Outcome<Dns> {
@@ -87,7 +81,8 @@ pub(crate) async fn run(command: OperatorCommand) -> Outcome<ExitCode> {
     match command {
         OperatorCommand::Records { format, zone } => records(format, &zone).await.map(|()| ExitCode::SUCCESS),
         OperatorCommand::Check { json, zone } => {
-            let check = zone.zone()?.check(&zone.dns()?).await?;
+            let dns = zone.dns()?;
+            let check = zone.zone(&dns)?.check(&dns, &SystemRandom, &SystemClock).await?;
             let code = if check.verdict == "pass" { ExitCode::SUCCESS } else { ExitCode::FAILURE };
             print(&if json { for_programs(check)? } else { for_people(&check) })?;
             Ok(code)
@@ -96,7 +91,8 @@ pub(crate) async fn run(command: OperatorCommand) -> Outcome<ExitCode> {
 }
 
 async fn records(format: RecordFormat, args: &ZoneArgs) -> Outcome<()> {
-    let (zone, dns) = (args.zone()?, args.dns()?);
+    let dns = args.dns()?;
+    let zone = args.zone(&dns)?;
     let text = match format {
         RecordFormat::Json => signpost_http::records_json(zone.records_in_zones(&dns).await?)?.to_string(),
         RecordFormat::Bind => zone.records_as(&dns, Format::Bind).await?,

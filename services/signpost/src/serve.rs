@@ -20,6 +20,8 @@ use tokio_util::task::TaskTracker;
 const FLUSH_EVERY: Duration = Duration::from_secs(10);
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
+/// An opened private key that is not used leaves the memory after one to two of these.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
 /// How exactly the time of a key's next probe is kept.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// How soon a key of a delegated domain is published or withdrawn where that did not happen at once.
@@ -221,6 +223,12 @@ pub(crate) fn start_background(
         }
     });
     background.spawn("the probes of unavailable keys", probe);
+    let e = engine.clone();
+    let forget = every(FORGET_EVERY, shutdown.clone(), move || {
+        e.forget_unused_keys();
+        std::future::ready(())
+    });
+    background.spawn("the forgetting of unused keys", forget);
     // In every process too: what a request left owing is done by whoever comes first.
     let e = engine.clone();
     let delegation = every(DELEGATION_EVERY, shutdown.clone(), move || {

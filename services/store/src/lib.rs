@@ -23,6 +23,7 @@ mod public_keys;
 mod queue;
 mod release;
 mod remote_keys;
+mod selectors;
 mod sqlite;
 mod statement;
 mod status;

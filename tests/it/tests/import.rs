@@ -211,6 +211,50 @@ fn a_selector_has_labels_of_letters_digits_and_hyphens_and_is_used_once() {
     assert_eq!(keys(&world.tenant, &domain).len(), 1 + 4);
 }
 
+/// Who never proved the name cannot keep its owner from a selector.
+fn a_claim_without_proof_keeps_no_selector(settings: &str) {
+    let server = (settings == "postgres").then(PostgresServer::start);
+    let database = server.as_ref().map(PostgresServer::database);
+    let world = World::start_with(|app| match &database {
+        Some(database) => app.env("SIGNPOST_DATABASE_URL", database.as_str()),
+        None => app,
+    });
+    let stranger = world.app.tenant("stranger");
+    let claim = register(&stranger, "example.test");
+    let with = |key: &str, selector: &str| json!({"private_key": key, "selector": selector});
+    let held = stranger
+        .api
+        .post(&format!("/v1/domains/{claim}/keys/import"), &with(&key("rsa-pkcs8"), "mail"))
+        .expect(201)
+        .json();
+    let owned = world.enabled_domain("example.test", "ed25519");
+    let import = format!("/v1/domains/{}/keys/import", owned.id);
+    let taken = world.tenant.api.post(&import, &with(&key("ed25519-pkcs8"), "mail")).expect(201).json();
+    assert_eq!(taken["selector"], "mail");
+    let shown = keys(&stranger, &claim).into_iter().find(|key| key["id"] == held["id"]).unwrap();
+    assert_eq!((&shown["state"], &shown["selector"]), (&json!("revoked"), &json!("mail")));
+    let log = stranger.api.get(&format!("/v1/audit?domain={claim}")).expect(200).json();
+    let row = log["data"].as_array().unwrap().iter().find(|row| row["action"] == "key.revoked").unwrap();
+    assert_eq!((&row["object"], &row["actor_type"]), (&held["id"], &json!("system")), "{row:#}");
+    // Its own selector is used once all the same.
+    let again = world.tenant.api.post(&import, &with(&key("ed25519-seed"), "mail"));
+    assert_eq!((again.status, again.pointers()), (422, vec!["/selector".to_owned()]), "{}", again.text());
+    // The other way round nothing is taken from who proved the name.
+    let other =
+        stranger.api.post(&format!("/v1/domains/{claim}/keys/import"), &with(&key("rsa-3072"), &owned.selector));
+    assert_eq!((other.status, other.pointers()), (422, vec!["/selector".to_owned()]), "{}", other.text());
+}
+
+#[test]
+fn a_claim_without_proof_keeps_no_selector_from_the_owner() {
+    a_claim_without_proof_keeps_no_selector("sqlite");
+}
+
+#[test]
+fn on_postgresql_a_claim_without_proof_keeps_no_selector_from_the_owner() {
+    a_claim_without_proof_keeps_no_selector("postgres");
+}
+
 #[test]
 fn of_two_requests_with_one_key_at_the_same_time_one_has_it() {
     let world = World::start();

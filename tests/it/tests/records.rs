@@ -392,7 +392,8 @@ fn the_operators_zone_is_listed_published_and_checked() {
         .env("SIGNPOST_SERVICE_DOMAIN", "mail.test")
         .env("SIGNPOST_HOSTNAME", "mx.mail.test")
         .env("SIGNPOST_EGRESS_IPS", "192.0.2.7,2001:db8::7")
-        .env("SIGNPOST_DNS_UPDATE", "name:hmac-sha256:c2VjcmV0@127.0.0.1:53")
+        .env("SIGNPOST_DNS_UPDATE", named.update_setting())
+        .secret("TSIG secret", named.update_secret())
         .prepare();
     let run = |arguments: &[&str]| {
         let output = app.cli(&[&["operator"], arguments].concat());
@@ -403,8 +404,14 @@ fn the_operators_zone_is_listed_published_and_checked() {
         let records = check["records"].as_array().unwrap();
         records
             .iter()
+            .filter(|r| r["purpose"] != "dkim")
             .map(|r| (format!("{} {}", text_of(r, "name"), text_of(r, "type")), text_of(r, "status")))
             .collect()
+    };
+    // What is tried below `dkim.`.
+    let trial = |text: &str| -> Value {
+        let check: Value = serde_json::from_str(text).unwrap();
+        check["records"].as_array().unwrap().iter().find(|r| r["purpose"] == "dkim").unwrap().clone()
     };
     let (code, before, _) = run(&["check", "--json"]);
     assert_eq!(code, Some(1));
@@ -421,6 +428,9 @@ fn the_operators_zone_is_listed_published_and_checked() {
     );
     let check: Value = serde_json::from_str(&before).unwrap();
     assert!(check["notes"][0].as_str().unwrap().contains("dkim.mail.test lies in the zone mail.test"), "{check:#}");
+    let tried = trial(&before);
+    assert_eq!(tried["status"], "ok", "{tried:#}");
+    assert!(named.txt(tried["name"].as_str().unwrap()).is_empty(), "the record of the check stays");
 
     let spf = "\"v=spf1 ip4:192.0.2.7 ip6:2001:db8::7 ~all\"";
     let lines = [
@@ -467,6 +477,32 @@ fn the_operators_zone_is_listed_published_and_checked() {
         text.contains("mismatch") && text.contains("Publish `10 mx.mail.test`") && text.ends_with("verdict fail\n"),
         "{text}"
     );
+}
+
+/// What the update server takes must come to the servers that the world asks.
+#[test]
+fn an_update_server_that_is_not_the_zones_primary_is_found_by_the_check() {
+    let zones = || World::zones().zone("mail.test", "mx IN A 127.0.0.1\n");
+    let (named, elsewhere) = (zones().start(), zones().start());
+    let tried = |setting: String| {
+        let app = App::with()
+            .dns(&named)
+            .env("SIGNPOST_SERVICE_DOMAIN", "mail.test")
+            .env("SIGNPOST_HOSTNAME", "mx.mail.test")
+            .env("SIGNPOST_DNS_UPDATE", setting)
+            .prepare();
+        let output = app.cli(&["operator", "check", "--json"]);
+        assert_eq!(output.status.code(), Some(1));
+        let check: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let records = check["records"].as_array().unwrap();
+        let of_dkim = records.iter().find(|record| record["purpose"] == "dkim").unwrap();
+        (text_of(of_dkim, "status"), text_of(of_dkim, "explanation"))
+    };
+    let (status, explanation) = tried(elsewhere.update_setting());
+    assert!(status == "missing" && explanation.contains("must be the primary"), "{status}: {explanation}");
+    let wrong = named.update_setting().replace(named.update_secret(), "YW5vdGhlciBzZWNyZXQ=");
+    let (status, explanation) = tried(wrong);
+    assert!(status == "missing" && explanation.contains("secret of the TSIG key"), "{status}: {explanation}");
 }
 
 fn text_of(record: &Value, member: &str) -> String {

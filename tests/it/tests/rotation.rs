@@ -83,6 +83,13 @@ fn states(api: &Api, domain: &str) -> Vec<String> {
     keys(api, domain).iter().map(|key| key["state"].as_str().unwrap().to_owned()).collect()
 }
 
+/// The keys that are not revoked, and their states.
+fn standing(api: &Api, domain: &str) -> (Vec<Value>, Vec<String>) {
+    let standing: Vec<Value> = keys(api, domain).into_iter().filter(|key| key["state"] != "revoked").collect();
+    let states = standing.iter().map(|key| key["state"].as_str().unwrap().to_owned()).collect();
+    (standing, states)
+}
+
 /// The record that the API lists for a key.
 fn record_of(api: &Api, domain: &str, key: &Value) -> Value {
     let records = api.get(&format!("/v1/domains/{domain}/records")).expect(200).json();
@@ -117,7 +124,7 @@ fn rotate_late(load: &Load<'_>, domain: &Domain, is_checked: bool) -> Value {
     rotate(api, &domain.id).problem(409, "rotation-under-way");
     load.wait_for_more(20, &domain.selector);
     assert_eq!(check()["verdict"], "pass", "the record of the key that signs is right");
-    assert_eq!(states(api, &domain.id), ["active", "pending"]);
+    assert_eq!(standing(api, &domain.id).1, ["active", "pending"]);
     load.wait_for_more(20, &domain.selector);
     let selector = next["selector"].as_str().unwrap();
     assert_eq!(load.seen(selector), 0, "signed before DNS has the key");
@@ -125,13 +132,20 @@ fn rotate_late(load: &Load<'_>, domain: &Domain, is_checked: bool) -> Value {
     if is_checked {
         check();
     }
-    wait_for("the new key signs", DEADLINE * 3, || (states(api, &domain.id) == ["retiring", "active"]).then_some(()));
+    wait_for("the new key signs", DEADLINE * 3, || {
+        (standing(api, &domain.id).1 == ["retiring", "active"]).then_some(())
+    });
     load.wait_for_more(40, selector);
     next
 }
 
 fn rotation_under_load(world: &World, sink: &Sink, apis: Vec<Api>, is_checked: bool) -> (Domain, Value) {
     let domain = world.enabled_domain("example.test", "rsa-2048");
+    let next = rotation_of(world, sink, apis, is_checked, &domain);
+    (domain, next)
+}
+
+fn rotation_of(world: &World, sink: &Sink, apis: Vec<Api>, is_checked: bool, domain: &Domain) -> Value {
     let load = Load { world, sink, apis, stop: false.into(), posted: 0.into(), seen: Mutex::default() };
     let next = std::thread::scope(|scope| {
         let judge = scope.spawn(|| load.judge());
@@ -143,7 +157,7 @@ fn rotation_under_load(world: &World, sink: &Sink, apis: Vec<Api>, is_checked: b
                 })
             })
             .collect();
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rotate_late(&load, &domain, is_checked)));
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rotate_late(&load, domain, is_checked)));
         load.stop.store(true, Ordering::SeqCst);
         clients.into_iter().for_each(|client| client.join().unwrap());
         let done = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -163,14 +177,14 @@ fn rotation_under_load(world: &World, sink: &Sink, apis: Vec<Api>, is_checked: b
         assert_eq!(dkimpy.verify_with_dns(&arrival.octets, world.named.address()), [true], "afterwards");
     }
     drop(seen);
-    assert_told(world, &domain, &next);
-    (domain, next)
+    assert_told(world, domain, &next);
+    next
 }
 
 /// The former key says until when its record is needed, and the log who did what.
 fn assert_told(world: &World, domain: &Domain, next: &Value) {
     let api = &world.tenant.api;
-    let all = keys(api, &domain.id);
+    let (all, _) = standing(api, &domain.id);
     assert!(all[0]["retiring_since"].is_string() && all[0]["safe_to_remove_at"].is_string(), "{:#}", all[0]);
     assert!(all[0]["safe_to_remove_at"].as_str() > all[0]["retiring_since"].as_str());
     assert_eq!((&all[1]["retiring_since"], &all[1]["safe_to_remove_at"]), (&Value::Null, &Value::Null));
@@ -185,7 +199,8 @@ fn assert_told(world: &World, domain: &Domain, next: &Value) {
     };
     let expected = ["key.created null>pending", "key.published pending>published", "key.activated published>active"];
     assert_eq!(of(next), expected);
-    assert_eq!(of(&all[0]), [expected[0], expected[1], expected[2], "key.retiring active>retiring"]);
+    let first = if all[0]["custody"] == "imported" { "key.imported null>pending" } else { expected[0] };
+    assert_eq!(of(&all[0]), [first, expected[1], expected[2], "key.retiring active>retiring"]);
 }
 
 fn sink_settings(app: AppBuilder, sink: &Sink) -> AppBuilder {
@@ -223,7 +238,7 @@ fn a_rotation_with_late_dns_of_a_key_in_the_kms() {
 }
 
 /// Two processes, each with a third of the clients at least.
-fn on_postgresql(settings: impl Fn(AppBuilder) -> AppBuilder) {
+fn on_postgresql(settings: impl Fn(AppBuilder) -> AppBuilder, first: impl Fn(&World) -> Domain) {
     let (sink, server) = (sink(), PostgresServer::start());
     let database = server.database();
     let with = |app: AppBuilder| settings(sink_settings(app, &sink)).env("SIGNPOST_DATABASE_URL", database.as_str());
@@ -232,18 +247,82 @@ fn on_postgresql(settings: impl Fn(AppBuilder) -> AppBuilder) {
         .env("SIGNPOST_MASTER_KEY_FILE", world.app.master_key_file().display().to_string())
         .start();
     let apis = vec![world.tenant.api.clone(), other.api().with_token(&world.tenant.token)];
-    rotation_under_load(&world, &sink, apis, true);
+    rotation_of(&world, &sink, apis, true, &first(&world));
+}
+
+fn made_here(world: &World) -> Domain {
+    world.enabled_domain("example.test", "rsa-2048")
 }
 
 #[test]
 fn a_rotation_with_late_dns_on_postgresql() {
-    on_postgresql(|app| app);
+    on_postgresql(|app| app, made_here);
 }
 
 #[test]
 fn a_rotation_with_late_dns_of_a_key_in_the_kms_on_postgresql() {
     let kms = Kms::start();
-    on_postgresql(|app| app.keys_in(&kms));
+    on_postgresql(|app| app.keys_in(&kms), made_here);
+}
+
+fn wrapped_by(kms: &Kms) -> impl Fn(AppBuilder) -> AppBuilder {
+    |app| app.kms(kms).env("SIGNPOST_KEY_CUSTODY", "aws-kms-envelope")
+}
+
+#[test]
+fn a_rotation_with_late_dns_of_a_key_that_the_kms_wraps() {
+    let (sink, kms) = (sink(), Kms::start());
+    let world = World::start_with(|app| wrapped_by(&kms)(sink_settings(app, &sink)));
+    let apis = vec![world.tenant.api.clone()];
+    let (domain, _) = rotation_under_load(&world, &sink, apis, true);
+    assert_eq!(custodies(&world.tenant.api, &domain.id), ["aws-kms-envelope", "aws-kms-envelope"]);
+    assert_eq!(kms.calls("Sign"), 0);
+}
+
+#[test]
+fn a_rotation_with_late_dns_of_a_key_that_the_kms_wraps_on_postgresql() {
+    let kms = Kms::start();
+    on_postgresql(wrapped_by(&kms), made_here);
+}
+
+fn custodies(api: &Api, domain: &str) -> Vec<String> {
+    keys(api, domain).iter().map(|key| key["custody"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A domain whose first key was made elsewhere. The key that was made here first never comes to sign.
+fn with_an_imported_key(world: &World) -> Domain {
+    let api = &world.tenant.api;
+    let made =
+        Command::new("openssl").args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).output();
+    let private_key = String::from_utf8(made.unwrap().stdout).unwrap();
+    world.app.learn_secret("the imported key", &private_key.as_bytes()[200..240]);
+    let domain = api.post("/v1/domains", &json!({"name": "example.test"})).expect(201).json();
+    let path = format!("/v1/domains/{}", domain["id"].as_str().unwrap());
+    let imported = json!({"private_key": private_key, "selector": "mail.2026"});
+    api.post(&format!("{path}/keys/import"), &imported).expect(201);
+    let first = domain["keys"][0]["id"].as_str().unwrap();
+    api.post_empty(&format!("/v1/keys/{first}/revoke")).expect(200);
+    let records = api.get(&format!("{path}/records")).expect(200).json();
+    for record in records["data"].as_array().unwrap().iter().filter(|record| record["required"] == true) {
+        world.named.publish(record);
+    }
+    let domain = Domain::from_json(&api.post_empty(&format!("{path}/signing/enable")).expect(200).json());
+    assert_eq!(domain.selector, "mail.2026");
+    domain
+}
+
+#[test]
+fn a_rotation_with_late_dns_from_an_imported_key() {
+    let sink = sink();
+    let world = World::start_with(|app| sink_settings(app, &sink));
+    let domain = with_an_imported_key(&world);
+    let next = rotation_of(&world, &sink, vec![world.tenant.api.clone()], true, &domain);
+    assert_eq!(next["custody"], "sealed", "what was made elsewhere is followed by what is made here");
+}
+
+#[test]
+fn a_rotation_with_late_dns_from_an_imported_key_on_postgresql() {
+    on_postgresql(|app| app, with_an_imported_key);
 }
 
 /// Posts so many messages to recipients that are not taken yet, and waits until all of them are deferred.

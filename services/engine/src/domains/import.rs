@@ -1,7 +1,8 @@
 //! Keys that were made elsewhere: read, vetted, compared with all that are known here, sealed.
 use super::{records, states};
-use crate::rows::KeyRow;
-use crate::{Caller, Engine, Error, FieldError, Scope};
+use crate::audit::Actor;
+use crate::rows::{DomainRow, EventRow, KeyRow};
+use crate::{Caller, Engine, Error, FieldError, Scope, ids};
 use serde_json::json;
 use signpost_dkim::{Selector, SigningDomain};
 use signpost_keys::{CustodyKind, ImportError, ImportFault, ImportedKey};
@@ -56,6 +57,8 @@ impl Engine {
         }
         self.room_for_a_key(&domain).await?;
         let imported = Arc::new(imported);
+        // One at a time for a tenant: the comparison with every stored key is much work.
+        let _turn = self.turn_to_make(&caller.tenant_id).await;
         if self.is_known(&caller.tenant_id, &imported).await? {
             return Err(refused(ImportFault::Known));
         }
@@ -77,7 +80,11 @@ impl Engine {
             "custody": key.custody,
         });
         let audit = self.audit(caller, "key.imported", &key.id, details).of_domain(&domain.id);
-        match self.inner.store.insert_key(&caller.tenant_id, &key, &audit).await {
+        let mut stored = self.inner.store.insert_key(&caller.tenant_id, &key, &audit).await;
+        if matches!(stored, Err(StoreError::Conflict)) && chosen.is_some() && self.free_selector(&domain, &key).await? {
+            stored = self.inner.store.insert_key(&caller.tenant_id, &key, &audit).await;
+        }
+        match stored {
             Ok(()) => Ok(key),
             // The same key at the same moment, or a selector that once was used.
             Err(StoreError::Conflict) if self.is_known(&caller.tenant_id, &imported).await? => {
@@ -86,6 +93,38 @@ impl Engine {
             Err(StoreError::Conflict) if chosen.is_some() => {
                 Err(Error::Invalid(vec![FieldError::at("/selector", REUSED)]))
             }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A claim without proof keeps no selector from the owner of the name: its key, which never was in DNS, is revoked. True if the
+    /// selector is free now.
+    async fn free_selector(&self, domain: &DomainRow, wanted: &KeyRow) -> Result<bool, Error> {
+        let store = &self.inner.store;
+        let held = store.selector_without_proof(&domain.tenant_id, &domain.name, &wanted.selector).await?;
+        let Some(held) = held.filter(|_| domain.ownership == "verified") else { return Ok(false) };
+        let details = json!({
+            "key": ids::public("key", &held.id),
+            "selector": held.selector,
+            "before": held.state,
+            "after": states::REVOKED,
+            "reason": "the owner of the name uses this selector",
+        });
+        let event = EventRow {
+            id: self.fresh_id(),
+            tenant_id: held.tenant_id.clone(),
+            kind: "key.revoked".into(),
+            at: self.now_ms(),
+            message_id: None,
+            recipient_id: None,
+            domain: Some(held.domain_name.clone()),
+            details: details.clone(),
+        };
+        let audit =
+            self.audit_by(Actor::System, &held.tenant_id, "key.revoked", &held.id, details).of_domain(&held.domain_id);
+        match store.free_selector(&domain.tenant_id, &held, self.now_ms(), &event, &audit).await {
+            Ok(()) => Ok(true),
+            Err(StoreError::Stale) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -169,7 +169,7 @@ impl Engine {
             created_at: now,
         };
         let key = self.make_key(&row, &name, algorithm, custody).await?;
-        let details = json!({"name": row.name, "key": key.id, "selector": key.selector, "algorithm": key.algorithm});
+        let details = json!({"name": row.name, "key": ids::public("key", &key.id), "selector": key.selector, "algorithm": key.algorithm});
         let audit = self.audit(caller, "domain.created", &row.id, details);
         let inserted = if delegated {
             let made = self.new_slots(&row, &key.selector)?;
