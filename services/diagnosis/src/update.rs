@@ -182,6 +182,10 @@ impl DnsUpdate {
                 let owner = absolute(name)?;
                 let answer = session.exchange(question(&owner, RecordType::TXT), now).await?;
                 accept(&answer, &[ResponseCode::NoError, ResponseCode::NXDomain])?;
+                // From a cache, or a referral: nothing of it is what the server publishes.
+                if !answer.metadata.authoritative {
+                    return Err(UpdateError::Refused(format!("it serves no zone that holds {name}")));
+                }
                 let here = answer.answers.iter().filter(|record| record.name == owner);
                 found.push(here.filter_map(text_of).collect::<Vec<_>>());
             }

@@ -72,6 +72,12 @@ pub enum Error {
         /// Days after which an unproven one goes.
         days: i64,
     },
+    /// 409: a further delegated domain that is not proven: the records of each stand in the operator's zone.
+    #[error("at most {domains} delegated domains may be unproven")]
+    TooManyDelegated {
+        /// How many may.
+        domains: i64,
+    },
     /// 409: every slot of a delegated domain holds a key, rests, or is kept for an emergency.
     #[error("no slot of this domain is free for a new key")]
     NoFreeSlot {

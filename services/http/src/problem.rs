@@ -334,6 +334,13 @@ impl From<Error> for Problem {
                      Publish the records of one and check it, or delete one that is not needed; unproven ones expire after {days} days."
                 ),
             ),
+            Error::TooManyDelegated { domains } => Self::new(
+                T::TooManyUnproven,
+                format!(
+                    "At most {domains} delegated domains may be unproven, because the keys of each stand in DNS already. Publish the \
+                     records of one and check it, or delete one that is not needed."
+                ),
+            ),
             Error::NoFreeSlot { free_at } => no_free_slot(free_at),
             Error::RotationUnderWay => Self::new(
                 T::RotationUnderWay,
@@ -417,6 +424,7 @@ mod tests {
             (Error::ClaimContested, 409, "claim-contested"),
             (Error::DomainExists, 409, "domain-exists"),
             (Error::TooManyUnproven { domains: 5, days: 7 }, 409, "too-many-unproven-domains"),
+            (Error::TooManyDelegated { domains: 100 }, 409, "too-many-unproven-domains"),
             (Error::NoFreeSlot { free_at: None }, 409, "no-free-slot"),
             (Error::NoFreeSlot { free_at: Some(1_700_000_000_000) }, 409, "no-free-slot"),
             (Error::RotationUnderWay, 409, "rotation-under-way"),

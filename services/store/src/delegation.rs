@@ -85,6 +85,16 @@ const SLOTS: &str = "SELECT delegation_slots.*, dkim_keys.algorithm, dkim_keys.p
                      LEFT JOIN dkim_keys ON dkim_keys.id = delegation_slots.key_id";
 
 impl Store {
+    /// How many of the tenant's delegated domains are unproven.
+    pub async fn count_unproven_delegated(&self, tenant: &str) -> Result<i64, StoreError> {
+        let row = sql("SELECT COUNT(*) AS n FROM domains WHERE tenant_id = $1 AND deleted_at IS NULL
+                       AND ownership = 'pending' AND dkim_mode = 'delegated'")
+        .bind(tenant)
+        .fetch_one(self.readers())
+        .await?;
+        Ok(row.try_get("n")?)
+    }
+
     /// A delegated domain with its slots and its first key, which goes into the slot of its selector. `Conflict` if the tenant has
     /// that name already, or a target or selector was given out before.
     pub async fn insert_delegated_domain(

@@ -13,6 +13,7 @@ use reconciler::Rounds;
 use signpost_diagnosis::update::{DnsUpdate, UpdateError};
 use signpost_dkim::SigningDomain;
 use signpost_store::StoreError;
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// After a failure the passes ask again so much later, twice as much after each further one, up to the longest.
@@ -35,6 +36,8 @@ struct Pace {
     failures: u32,
     not_before: i64,
     rounds: Rounds,
+    /// Suffixes of an earlier service domain that the server takes no updates for; each is told once.
+    earlier: BTreeSet<String>,
 }
 
 /// Why a pass could not be done; the next one tries again.
@@ -57,6 +60,16 @@ impl Delegation {
         let mut pace = self.pace();
         if std::mem::take(&mut pace.failures) > 0 {
             tracing::info!("the DNS update server takes updates again");
+        }
+    }
+
+    fn tell_of_earlier(&self, suffix: &str, reason: &str) {
+        if self.pace().earlier.insert(suffix.to_owned()) {
+            tracing::warn!(
+                suffix,
+                reason,
+                "below an earlier service domain nothing can be published or withdrawn; while its keys are in use, its zone is needed"
+            );
         }
     }
 

@@ -56,8 +56,15 @@ impl Engine {
         }
         let mut trouble = None;
         for (suffix, slots) in by_suffix {
-            if let Err(failure) = self.publish_below(delegation, &suffix, slots).await {
-                trouble.get_or_insert(failure);
+            match self.publish_below(delegation, &suffix, slots).await {
+                Ok(()) => {}
+                // It may never take it again, and keeps nothing else waiting.
+                Err(Failure::Dns(UpdateError::Refused(reason))) if suffix != delegation.suffix => {
+                    delegation.tell_of_earlier(&suffix, &reason);
+                }
+                Err(failure) => {
+                    trouble.get_or_insert(failure);
+                }
             }
         }
         trouble.map_or(Ok(()), Err)
@@ -65,13 +72,26 @@ impl Engine {
 
     async fn publish_below(&self, delegation: &Delegation, suffix: &str, slots: Vec<SlotRow>) -> Result<(), Failure> {
         let zone = delegation.update.zone_of(suffix, self.now_unix()).await?.apex;
+        let mut trouble = None;
         for part in slots.chunks(CHANGES_MAX) {
-            let mut part = part.to_vec();
-            for _ in 0..TRIES {
-                part = self.publish_together(delegation, &zone, &part).await?;
-                if part.is_empty() {
-                    break;
+            match self.publish_part(delegation, &zone, part.to_vec()).await {
+                Ok(()) => {}
+                // What is wrong with these is not wrong with the others.
+                Err(failure @ (Failure::Dns(UpdateError::Refused(_)) | Failure::Key(_))) => {
+                    trouble.get_or_insert(failure);
                 }
+                Err(failure @ (Failure::Dns(UpdateError::Unavailable(_)) | Failure::Store(_))) => return Err(failure),
+            }
+        }
+        trouble.map_or(Ok(()), Err)
+    }
+
+    async fn publish_part(&self, delegation: &Delegation, zone: &str, part: Vec<SlotRow>) -> Result<(), Failure> {
+        let mut part = part;
+        for _ in 0..TRIES {
+            part = self.publish_together(delegation, zone, &part).await?;
+            if part.is_empty() {
+                break;
             }
         }
         Ok(())

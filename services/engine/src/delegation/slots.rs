@@ -17,6 +17,8 @@ pub(crate) const BEFORE_A_CHECK: Duration = Duration::from_millis(500);
 const REPLACED_MS: i64 = PUBLISHED_TTL as i64 * 1000 + 60_000;
 /// Slots of a claim, and CNAMEs that its tenant publishes: one signs, one is being replaced, one is free for an emergency.
 const SLOTS: i64 = 3;
+/// The keys of a claim are published at once: who proves nothing may not fill the operator's zone.
+const UNPROVEN_DOMAINS: i64 = 100;
 /// Symbols of 5 bits: 130 random bits. Who does not know a target cannot point anything at it.
 const TARGET_LENGTH: usize = 26;
 
@@ -33,6 +35,12 @@ impl Engine {
     /// True if domains can be registered with `delegated`.
     pub(crate) fn offers_delegation(&self) -> bool {
         self.inner.delegation.get().is_some()
+    }
+
+    /// May this tenant have one more unproven delegated domain? `TooManyDelegated` if not.
+    pub(crate) async fn admit_delegated(&self, tenant: &str) -> Result<(), Error> {
+        let have = self.inner.store.count_unproven_delegated(tenant).await?;
+        if have < UNPROVEN_DOMAINS { Ok(()) } else { Err(Error::TooManyDelegated { domains: UNPROVEN_DOMAINS }) }
     }
 
     /// The slots of a new claim, the first one under this selector. Nothing of them was ever used, and the store never gives a

@@ -146,12 +146,16 @@ impl Engine {
         caller.require(Scope::DomainsWrite)?;
         let (name, algorithm, delegated) = validate_new_domain(new, self.offers_delegation())?;
         let custody = self.custody_for_new_key(None).map_err(|error| Error::Invalid(vec![error]))?;
-        let _turn = if custody.is_remote() { Some(self.turn_to_make(&caller.tenant_id).await) } else { None };
+        let counted = custody.is_remote() || delegated;
+        let _turn = if counted { Some(self.turn_to_make(&caller.tenant_id).await) } else { None };
         if self.inner.store.domain_by_name(&caller.tenant_id, name.as_str()).await?.is_some() {
             return Err(Error::DomainExists);
         }
         if custody.is_remote() {
             self.admit_unproven(&caller.tenant_id).await?;
+        }
+        if delegated {
+            self.admit_delegated(&caller.tenant_id).await?;
         }
         let now = self.now_ms();
         let row = DomainRow {

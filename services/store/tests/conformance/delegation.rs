@@ -218,7 +218,23 @@ async fn all_slots_are_told_in_pages_also_those_of_deleted_domains(store: Store)
     assert!(store.owed_slots(Some(&first), 10).await.unwrap().iter().all(|slot| slot.target > first));
 }
 
+async fn unproven_delegated_domains_of_that_tenant_are_counted(store: Store) {
+    let (ann, bob) = (tenant(&store).await, tenant(&store).await);
+    let count = || async { store.count_unproven_delegated(&ann).await.unwrap() };
+    assert_eq!(count().await, 0);
+    let (first, ..) = delegated(&store, &ann, "example.com").await;
+    let (second, ..) = delegated(&store, &ann, "example.org").await;
+    delegated(&store, &bob, "example.net").await;
+    domain(&store, &ann, "example.net").await;
+    assert_eq!(count().await, 2);
+    store.change_domain(&ann, &first.id, 1, &proof("example.com", 0, None)).await.unwrap();
+    assert_eq!(count().await, 1);
+    store.delete_domain(&ann, &second.id, NOW + 1, &id, &audit(&ann, "domain.deleted")).await.unwrap();
+    assert_eq!(count().await, 0);
+}
+
 crate::on_every_database! {
+    unproven_delegated_domains_of_that_tenant_are_counted,
     the_first_slot_shows_the_first_key_and_its_update_is_owed,
     a_publication_of_what_is_outdated_does_not_count,
     a_retired_key_leaves_its_slot_empty_and_the_slot_rests,
