@@ -68,7 +68,8 @@ impl Engine {
         let circumstances = Circumstances { dual, revoke: &revoke, ..self.circumstances(domain, &[]) };
         let barred = self.barred(keys, circumstances).await;
         let circumstances = Circumstances { barred: &barred, ..circumstances };
-        let because = json!({"reason": if dual { "dual signing was switched on" } else { "dual signing was switched off" }});
+        let because =
+            json!({"reason": if dual { "dual signing was switched on" } else { "dual signing was switched off" }});
         self.turn(&Turn { actor: Actor::Caller(caller), domain, keys, circumstances, because }, change)
     }
 }

@@ -453,7 +453,8 @@ fn place_to_rotate(keys: &[KeyRow], dual: bool, algorithm: Option<KeyAlgorithm>)
     let without_successor = Place::all(dual).iter().filter(|place| place.next(keys).is_none());
     let since = |place: &Place| place.active(keys).map(|key| (key.life.state_since, *place));
     let longest = || without_successor.filter_map(since).min_by_key(|(since, _)| *since).map(|(_, place)| place);
-    let like_any = || states::signing_keys(keys).next().or(keys.last()).and_then(|key| KeyAlgorithm::parse(&key.algorithm));
+    let like_any =
+        || states::signing_keys(keys).next().or(keys.last()).and_then(|key| KeyAlgorithm::parse(&key.algorithm));
     algorithm
         .map(|algorithm| Place::of(algorithm, dual))
         .or_else(longest)
@@ -484,8 +485,8 @@ fn log_failure(domain: &str, what: &str, result: Result<(), Error>) {
 }
 
 #[cfg(test)]
-#[path = "rotation_tests.rs"]
-mod tests;
-#[cfg(test)]
 #[path = "dual_tests.rs"]
 mod dual_tests;
+#[cfg(test)]
+#[path = "rotation_tests.rs"]
+mod tests;

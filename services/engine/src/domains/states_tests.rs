@@ -232,11 +232,7 @@ fn with_dual_signing_a_key_takes_the_place_of_one_of_its_own_kind_only() {
         (&[("a", PUBLISHED), ("ed", PUBLISHED)], "", &["a:published>active", "ed:published>active"]),
         // Older than the key that signs, but of another kind.
         (&[("ed", PUBLISHED), ("a", ACTIVE)], "", &["ed:published>active"]),
-        (
-            &[("a", ACTIVE), ("ed", ACTIVE), ("ed2", PUBLISHED)],
-            "",
-            &["ed:active>retiring", "ed2:published>active"],
-        ),
+        (&[("a", ACTIVE), ("ed", ACTIVE), ("ed2", PUBLISHED)], "", &["ed:active>retiring", "ed2:published>active"]),
         (&[("a", ACTIVE), ("ed", ACTIVE), ("b", PUBLISHED)], "", &["a:active>retiring", "b:published>active"]),
         (
             &[("a", ACTIVE), ("ed", ACTIVE), ("b", PUBLISHED), ("ed2", PUBLISHED)],
@@ -311,9 +307,8 @@ fn where_dual_signing_ends_the_rsa_key_stays_and_nothing_is_left_that_would_repl
 
 #[test]
 fn the_rsa_signature_comes_first_and_there_is_one_of_a_kind() {
-    let signing = |states: &[(&str, &str)]| -> Vec<String> {
-        signing_keys(&keys(states)).map(|key| key.id.clone()).collect()
-    };
+    let signing =
+        |states: &[(&str, &str)]| -> Vec<String> { signing_keys(&keys(states)).map(|key| key.id.clone()).collect() };
     assert_eq!(signing(&[("ed", ACTIVE), ("a", ACTIVE)]), ["a", "ed"]);
     assert_eq!(signing(&[("a", RETIRING), ("ed", ACTIVE), ("b", PUBLISHED)]), ["ed"]);
     assert_eq!(signing(&[("a", RETIRING), ("b", PENDING)]), [""; 0]);

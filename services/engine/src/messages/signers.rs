@@ -1,8 +1,8 @@
 //! The keys that sign for a domain, parsed, and the p= that DNS serves for each.
 use super::signing::NotSigned;
+use crate::Error;
 use crate::domains::records::stored_public_key;
 use crate::domains::states;
-use crate::Error;
 use signpost_dkim::record::PublicKey;
 use signpost_dkim::sign::Signer;
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};

@@ -202,12 +202,7 @@ impl Engine {
         }
     }
 
-    async fn signature(
-        &self,
-        key: &ActiveKey,
-        published: &PublicKey,
-        work: &Work<'_>,
-    ) -> Result<Signature, NotSigned> {
+    async fn signature(&self, key: &ActiveKey, published: &PublicKey, work: &Work<'_>) -> Result<Signature, NotSigned> {
         let ActiveKey { row, binding, stored, signer, .. } = key;
         let draft = sign::prepare_streamed(work.message, work.body, signer, &POLICY, work.now);
         let draft = draft.map_err(|error| internal(&error))?;
