@@ -172,7 +172,8 @@ async fn a_rotation_is_due_by_the_policy_and_only_if_none_is_under_way(store: St
 
 /// One more that makes signatures of this kind, in this state.
 async fn of_kind(store: &Store, domain: &DomainRow, algorithm: &str, state: &str, made_at: i64) -> KeyRow {
-    let key = KeyRow { algorithm: algorithm.into(), created_at: made_at, ..key_row(domain) };
+    let life = KeyLife { state_since: made_at, ..KeyLife::default() };
+    let key = KeyRow { algorithm: algorithm.into(), created_at: made_at, life, ..key_row(domain) };
     store.insert_key(&domain.tenant_id, &key, &audit(&domain.tenant_id, "key.created")).await.unwrap();
     change_key(store, &key, KeyChange { state: Some(state.into()), ..KeyChange::default() }).await;
     key
