@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 use signpost_it::{
-    Api, App, DEADLINE, DkimPy, Domain, MailAuthJudge, Named, Postfix, PostgresServer, Receiver, World, our_verdict,
-    signature_fields, wait_for,
+    Api, App, DEADLINE, DkimPy, Domain, Kms, MailAuthJudge, Named, Postfix, PostgresServer, Receiver, World,
+    our_verdict, signature_fields, wait_for,
 };
 use std::collections::BTreeMap;
 
@@ -258,6 +258,40 @@ fn deferred_mail_of_a_revoked_ed25519_key_arrives_with_the_rsa_signature_alone()
     for message in &arrived {
         sender.assert_signed_by(&message.octets, &[&rsa], &mut judges);
     }
+}
+
+#[test]
+fn two_keys_in_the_kms_sign_once_each_and_mail_waits_for_the_rsa_key_only() {
+    let kms = Kms::start();
+    let world = World::start_with(|app| app.keys_in(&kms));
+    let (domain, rsa, ed25519) = dual(&world);
+    let sender = sender(&world, &domain);
+    let mut judges = Judges::start();
+    let in_kms = |key: &Value| kms.key_of(key["id"].as_str().unwrap());
+    let calls = kms.calls("Sign");
+    let (_, octets) = through(&world, &domain, "one@receiver.test");
+    sender.assert_signed_by(&octets, &[&rsa, &ed25519], &mut judges);
+    assert_eq!(kms.calls("Sign"), calls + 2, "one message, one Sign for each signature");
+
+    kms.disable(&in_kms(&ed25519));
+    let (listed, octets) = through(&world, &domain, "two@receiver.test");
+    assert_eq!(selectors(&listed["signatures"]), [selector(&rsa)]);
+    sender.assert_signed_by(&octets, &[&rsa], &mut judges);
+    let events = sender.api.events(listed["id"].as_str().unwrap());
+    let signed = events.iter().find(|event| event["type"] == "message.signed").unwrap();
+    assert_eq!(signed["details"]["left_out"]["selector"], ed25519["selector"], "{signed:#}");
+
+    kms.enable(&in_kms(&ed25519));
+    kms.disable(&in_kms(&rsa));
+    let id = world.send_to(&domain, "three@receiver.test");
+    let waiting = sender.api.message_with_status(&id, "awaiting_signature");
+    assert_eq!(waiting["signatures"], json!([]), "to most receivers it would be unsigned");
+    kms.enable(&in_kms(&rsa));
+    let listed = sender.api.message_with_status(&id, "delivered");
+    assert_eq!(selectors(&listed["signatures"])[0], selector(&rsa));
+    let received = world.receiver.wait_for_recipient("three@receiver.test");
+    let verdicts = judges.dkimpy.verify_with_dns(&received.octets, world.named.address());
+    assert!(verdicts.len() == selectors(&listed["signatures"]).len() && verdicts.iter().all(|passes| *passes));
 }
 
 #[test]
