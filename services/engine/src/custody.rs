@@ -1,7 +1,7 @@
 //! Which custody holds which key; and the keys that another machine holds, from the limit on them to their end there.
 use crate::audit::Actor;
 use crate::domains::states;
-use crate::messages::signing::key_parts;
+use crate::messages::signers::key_parts;
 use crate::rows::{DomainRow, KeyRow};
 use crate::{Engine, Error, FieldError};
 use serde_json::json;

@@ -3,7 +3,7 @@
 //! A message that finds its key here waits without a call. Each process keeps its own list and probes for itself; what is lost
 //! with a process is learned again by the first signature that fails.
 use crate::domains::states;
-use crate::messages::signing::key_parts;
+use crate::messages::signers::key_parts;
 use crate::{Engine, Error};
 use futures_util::StreamExt;
 use signpost_keys::CustodyKind;
@@ -54,7 +54,7 @@ impl Outages {
     /// A signature failed. Many fail at once when a KMS goes; only the first begins the outage.
     pub(crate) fn begin(&self, key: &KeyRow, reason: &str, now: i64) {
         self.keys().entry(key.id.clone()).or_insert_with(|| {
-            tracing::warn!(key = %key.id, domain = %key.domain_name, reason, "a signing key cannot be used: its mail waits");
+            tracing::warn!(key = %key.id, domain = %key.domain_name, reason, "a signing key cannot be used: what needs its signature waits");
             Outage {
                 tenant_id: key.tenant_id.clone(),
                 domain_id: key.domain_id.clone(),

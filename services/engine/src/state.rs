@@ -3,7 +3,8 @@ use crate::custody::KmsAccess;
 use crate::delegation::Delegation;
 use crate::delivery::DeliverySettings;
 use crate::kept::{Kept, Reading};
-use crate::messages::signing::Authority;
+use crate::messages::left_out::LeftOut;
+use crate::messages::signers::Authority;
 use crate::outages::Outages;
 use crate::rows::{ApiKeyRow, TenantRow};
 use crate::tokens::KnownTokenKeys;
@@ -53,6 +54,7 @@ pub(crate) struct Inner {
     /// Set once at the start, if at all.
     pub(crate) delegation: OnceLock<Delegation>,
     pub(crate) outages: Outages,
+    pub(crate) left_out: LeftOut,
     /// Tenant id -> its turn to make a key in the KMS.
     pub(crate) remote_turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     pub(crate) settings: Settings,
@@ -63,7 +65,7 @@ pub(crate) struct Inner {
     pub(crate) token_keys: KnownTokenKeys,
     /// API-key id -> the key and its tenant.
     pub(crate) api_keys: Kept<String, Arc<(ApiKeyRow, TenantRow)>>,
-    /// Tenant id and domain of From -> what `authorize` said, and the key that signs.
+    /// Tenant id and domain of From -> what `authorize` said, and the keys that sign.
     pub(crate) authorities: Kept<(String, SigningDomain), Arc<Authority>>,
     /// What was used and is not written yet.
     pub(crate) counts: Counts,
@@ -105,6 +107,7 @@ impl Engine {
                 kms: OnceLock::new(),
                 delegation: OnceLock::new(),
                 outages: Outages::default(),
+                left_out: LeftOut::default(),
                 remote_turns: Mutex::new(HashMap::new()),
                 settings,
                 pepper: RwLock::new(None),

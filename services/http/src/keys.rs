@@ -170,7 +170,9 @@ pub(crate) async fn list_keys(
 ///
 /// Scope `domains:write`. Makes the key that is to replace the one that signs, of the same algorithm and custody unless the body says
 /// otherwise. The present key signs on until every authoritative server serves the record of the new one; afterwards it is `retiring`
-/// and its record has to stay until `safe_to_remove_at`. 409 `rotation-under-way` while a newer key is on its way already.
+/// and its record has to stay until `safe_to_remove_at`. 409 `rotation-under-way` while a newer key is on its way already. With dual
+/// signing the `algorithm` says which of the two is to be replaced, its RSA or its Ed25519 key; unless given, the one that signs longer
+/// and has no successor yet, so that two calls rotate both.
 #[utoipa::path(post, path = "/v1/domains/{id}/keys/rotate", operation_id = "rotateKey", tag = "Keys", security(("bearer" = ["domains:write"])),
     params(("id" = String, Path, description = "Id of the domain, `dom_...`")), request_body = Option<NewKey>,
     responses((status = 201, description = "The new key, `pending`.", body = Key), RotateProblems))]
@@ -190,7 +192,8 @@ pub(crate) async fn rotate_key(
 ///
 /// Scope `domains:write`. Nothing is signed with it any more, on any process within seconds, and nothing leaves that it signed: mail that
 /// waits is signed anew by the active key before its next attempt, or held until there is one. If it was the active key, the newest
-/// published one takes over at once. Its private half is destroyed. Publish `v=DKIM1; p=` in place of its record. Idempotent.
+/// published one takes over at once; with dual signing the other active key signs on alone. Its private half is destroyed. Publish
+/// `v=DKIM1; p=` in place of its record. Idempotent.
 #[utoipa::path(post, path = "/v1/keys/{id}/revoke", operation_id = "revokeKey", tag = "Keys", security(("bearer" = ["domains:write"])),
     params(("id" = String, Path, description = "Id of the key, `key_...`")),
     responses((status = 200, description = "The key, `revoked`.", body = Key), RevokeProblems))]

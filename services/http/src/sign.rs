@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 /// What to put before the message.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SignedAnswer {
-    /// Header fields with folds and final CRLF, to stand before the message in this order.
+    /// Header fields with folds and final CRLF, to stand before the message in this order. With dual signing two, RSA first.
     prepend: Vec<String>,
     /// The same as data.
     signatures: Vec<Signature>,

@@ -1,4 +1,4 @@
-//! How a domain signs, and when its keys are rotated.
+//! How a domain signs, with one key or two, and when its keys are rotated.
 use crate::body::JsonBody;
 use crate::caller::{Authorized, DomainsRead, DomainsWrite};
 use crate::openapi::problems;
@@ -9,7 +9,7 @@ use crate::router::ApiState;
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Deserializer, Serialize};
-use signpost_engine::rows::SigningPolicyRow;
+use signpost_engine::domains::{PolicyChange, SigningPolicyView};
 use utoipa::ToSchema;
 
 /// The policy of a domain.
@@ -18,11 +18,15 @@ pub(crate) struct SigningPolicy {
     /// Days that a key signs before the next one is made; null: none is made by itself.
     #[schema(minimum = 1, maximum = 3650, required = true)]
     rotation_days: Option<i64>,
+    /// Each message gets two signatures, by an RSA and by an Ed25519 key (RFC 8463 5), where the domain has both.
+    dual_signing: bool,
+    /// What to expect of this policy and what is still to be done for it, for people. None for a new domain.
+    warnings: Vec<String>,
 }
 
-impl From<SigningPolicyRow> for SigningPolicy {
-    fn from(row: SigningPolicyRow) -> Self {
-        Self { rotation_days: row.rotation_days }
+impl From<SigningPolicyView> for SigningPolicy {
+    fn from(SigningPolicyView { row, warnings }: SigningPolicyView) -> Self {
+        Self { rotation_days: row.rotation_days, dual_signing: row.dual_signing, warnings }
     }
 }
 
@@ -34,6 +38,19 @@ pub(crate) struct SigningPolicyChange {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<i64>, minimum = 1, maximum = 3650)]
     rotation_days: Option<Option<i64>>,
+    /// True: an RSA and an Ed25519 key sign beside each other (RFC 8463 5); off unless switched on, because some receivers do not know
+    /// Ed25519 and report that signature as failed, although the one beside it passes. It makes no key: make the one of the other kind
+    /// with `POST /v1/domains/{id}/keys {"algorithm": "ed25519"}`, publish its record, and check the domain. False: of two keys that
+    /// sign the Ed25519 one becomes `retiring`, and one that does not sign yet is revoked. Not for delegated domains.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<bool>, nullable = false)]
+    dual_signing: Option<bool>,
+}
+
+impl From<SigningPolicyChange> for PolicyChange {
+    fn from(SigningPolicyChange { rotation_days, dual_signing }: SigningPolicyChange) -> Self {
+        Self { rotation_days, dual_signing }
+    }
 }
 
 /// Tells null from a field that is not there.
@@ -61,7 +78,8 @@ pub(crate) async fn get_signing_policy(
 
 /// Change the signing policy of a domain
 ///
-/// Scope `domains:write`. What is left out stays as it is.
+/// Scope `domains:write`. What is left out stays as it is. Some receivers report the Ed25519 signature of `dual_signing` as failed; the
+/// `warnings` of the answer say so, and what is to be done until both keys sign.
 #[utoipa::path(patch, path = "/v1/domains/{id}/signing-policy", operation_id = "changeSigningPolicy", tag = "Domains", security(("bearer" = ["domains:write"])),
     params(("id" = String, Path, description = "Id of the domain, `dom_...`")), request_body = SigningPolicyChange,
     responses((status = 200, description = "The policy as it is now.", body = SigningPolicy), ChangeProblems))]
@@ -72,5 +90,5 @@ pub(crate) async fn change_signing_policy(
     Query(()): Query<()>,
     JsonBody { value, .. }: JsonBody<SigningPolicyChange>,
 ) -> Result<Json<SigningPolicy>, Problem> {
-    Ok(Json(state.engine.change_signing_policy(&caller, &id, value.rotation_days).await?.into()))
+    Ok(Json(state.engine.change_signing_policy(&caller, &id, &value.into()).await?.into()))
 }

@@ -32,6 +32,8 @@ pub struct DomainRow {
     pub signing: String,
     /// Reason while suspended.
     pub signing_reason: Option<String>,
+    /// An RSA and an Ed25519 key sign beside each other; changed by its policy only.
+    pub dual_signing: bool,
     /// Optimistic lock, +1 on each change.
     pub version: i64,
     /// When.
@@ -333,8 +335,8 @@ pub(crate) async fn name_version<'a>(on: impl Into<On<'a>>, name: &str) -> Resul
 
 pub(crate) async fn insert_domain_row(conn: &mut Connection<'_>, row: &DomainRow) -> Result<(), StoreError> {
     sql("INSERT INTO domains (id, tenant_id, name, dkim_mode, ownership, ownership_token, token_issued_at, proven_at,
-                              signing, signing_reason, version, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
+                              signing, signing_reason, dual_signing, version, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)")
     .bind(&row.id)
     .bind(&row.tenant_id)
     .bind(&row.name)
@@ -345,6 +347,7 @@ pub(crate) async fn insert_domain_row(conn: &mut Connection<'_>, row: &DomainRow
     .bind(row.proven_at)
     .bind(&row.signing)
     .bind(&row.signing_reason)
+    .bind(row.dual_signing)
     .bind(row.version)
     .bind(row.created_at)
     .execute(conn)
@@ -417,6 +420,7 @@ pub(crate) fn domain(row: &Row) -> Result<DomainRow, StoreError> {
         proven_at: row.try_get("proven_at")?,
         signing: row.try_get("signing")?,
         signing_reason: row.try_get("signing_reason")?,
+        dual_signing: row.try_get("dual_signing")?,
         version: row.try_get("version")?,
         created_at: row.try_get("created_at")?,
     })

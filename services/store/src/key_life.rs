@@ -29,6 +29,8 @@ pub struct KeyLife {
 pub struct SigningPolicyRow {
     /// Days that a key signs before the next is prepared; `None`: none is by itself.
     pub rotation_days: Option<i64>,
+    /// An RSA and an Ed25519 key sign beside each other (RFC 8463 5). `DomainRow::dual_signing` is the same.
+    pub dual_signing: bool,
 }
 
 impl Store {
@@ -82,7 +84,7 @@ impl Store {
     }
 
     /// Keys that may be about to sign and whose record is to be looked for now (system): `pending` or `published`, newer than any
-    /// key that signs, of proven domains that sign, and not asked for in the last 30 s (from an hour after their making: 5 min,
+    /// key that signs (with dual signing: and makes the same kind of signature), of proven domains that sign, and not asked for in the last 30 s (from an hour after their making: 5 min,
     /// from a day after it: an hour). One that waits for caches is left until they are clean. Longest untried first.
     pub async fn keys_to_look_for(&self, now: i64, limit: u32) -> Result<Vec<KeyRow>, StoreError> {
         let rows = sql("SELECT dkim_keys.* FROM dkim_keys JOIN domains ON domains.id = dkim_keys.domain_id
@@ -95,6 +97,8 @@ impl Store {
                                  WHEN dkim_keys.created_at > $1 - 86400000 THEN 300000 ELSE 3600000 END
                         AND NOT EXISTS (SELECT 1 FROM dkim_keys AS signing WHERE signing.domain_id = dkim_keys.domain_id
                                         AND signing.state = 'active'
+                                        AND (NOT domains.dual_signing OR
+                                             (signing.algorithm = 'ed25519') = (dkim_keys.algorithm = 'ed25519'))
                                         AND (signing.created_at, signing.id) > (dkim_keys.created_at, dkim_keys.id))
                         ORDER BY COALESCE(dkim_keys.published_tried_at, 0), dkim_keys.id LIMIT $2")
         .bind(now)
@@ -182,8 +186,8 @@ impl Store {
         rows.iter().map(key).collect()
     }
 
-    /// Domains whose key has signed for as long as their policy says, and that have no newer one (system). Those of suspended
-    /// tenants wait. By id, those after `after` only.
+    /// Domains with a key that has signed for as long as their policy says, and no newer one that is to replace it (system): with
+    /// dual signing one of the same kind. Those of suspended tenants wait. By id, those after `after` only.
     pub async fn domains_to_rotate(
         &self,
         now: i64,
@@ -193,14 +197,14 @@ impl Store {
         let rows = sql("SELECT domains.* FROM domains JOIN tenants ON tenants.id = domains.tenant_id
                         WHERE domains.deleted_at IS NULL AND domains.ownership = 'verified'
                         AND domains.signing IN ('enabled', 'suspended') AND tenants.suspended_at IS NULL
-                        AND EXISTS (SELECT 1 FROM dkim_keys WHERE dkim_keys.domain_id = domains.id
-                                    AND dkim_keys.state = 'active'
-                                    AND dkim_keys.state_since + domains.rotation_days * 86400000 <= $1)
-                        AND NOT EXISTS (SELECT 1 FROM dkim_keys AS next WHERE next.domain_id = domains.id
+                        AND EXISTS (SELECT 1 FROM dkim_keys AS due WHERE due.domain_id = domains.id
+                                    AND due.state = 'active'
+                                    AND due.state_since + domains.rotation_days * 86400000 <= $1
+                                    AND NOT EXISTS (SELECT 1 FROM dkim_keys AS next WHERE next.domain_id = domains.id
                                         AND next.state IN ('pending', 'published')
-                                        AND NOT EXISTS (SELECT 1 FROM dkim_keys AS signing
-                                                        WHERE signing.domain_id = domains.id AND signing.state = 'active'
-                                                        AND (signing.created_at, signing.id) > (next.created_at, next.id)))
+                                        AND (NOT domains.dual_signing OR
+                                             (next.algorithm = 'ed25519') = (due.algorithm = 'ed25519'))
+                                        AND (next.created_at, next.id) > (due.created_at, due.id)))
                         AND domains.id > $2 ORDER BY domains.id LIMIT $3")
         .bind(now)
         .bind(after.unwrap_or(""))
@@ -212,12 +216,19 @@ impl Store {
 
     /// Of a domain that is not deleted.
     pub async fn signing_policy(&self, tenant: &str, domain_id: &str) -> Result<Option<SigningPolicyRow>, StoreError> {
-        let row = sql("SELECT rotation_days FROM domains WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL")
-            .bind(tenant)
-            .bind(domain_id)
-            .fetch_optional(self.readers())
-            .await?;
-        row.map(|row| Ok(SigningPolicyRow { rotation_days: row.try_get("rotation_days")? })).transpose()
+        let row = sql("SELECT rotation_days, dual_signing FROM domains
+                       WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL")
+        .bind(tenant)
+        .bind(domain_id)
+        .fetch_optional(self.readers())
+        .await?;
+        let policy = |row: Row| {
+            Ok(SigningPolicyRow {
+                rotation_days: row.try_get("rotation_days")?,
+                dual_signing: row.try_get("dual_signing")?,
+            })
+        };
+        row.map(policy).transpose()
     }
 }
 
@@ -264,10 +275,11 @@ pub(crate) async fn write_policy(
     domain_id: &str,
     policy: &SigningPolicyRow,
 ) -> Result<(), StoreError> {
-    sql("UPDATE domains SET rotation_days = $3 WHERE tenant_id = $1 AND id = $2")
+    sql("UPDATE domains SET rotation_days = $3, dual_signing = $4 WHERE tenant_id = $1 AND id = $2")
         .bind(tenant)
         .bind(domain_id)
         .bind(policy.rotation_days)
+        .bind(policy.dual_signing)
         .execute(conn)
         .await?;
     Ok(())

@@ -187,6 +187,7 @@ fn domain() -> DomainRow {
         proven_at: Some(0),
         signing: "enabled".to_owned(),
         signing_reason: None,
+        dual_signing: false,
         version: 1,
         created_at: 0,
     }

@@ -65,7 +65,7 @@ impl Engine {
                 return Err(Error::ClaimContested);
             }
             let keys = self.inner.store.keys(&domain.tenant_id, id).await?;
-            if states::required_key(&keys).is_none() {
+            if states::required_keys(&keys, domain.dual_signing).is_empty() {
                 let detail = "the domain has no key that could sign; make one with POST /v1/domains/{id}/keys/rotate";
                 return Err(Error::RecordsNotReady(vec![FieldError::at("", detail)]));
             }
@@ -129,7 +129,7 @@ impl Engine {
         self.view(row).await
     }
 
-    /// True if the newest check passed, is at most 10 minutes old and looked at the record that is required now.
+    /// True if the newest check passed, is at most 10 minutes old and looked at the records that are required now.
     async fn latest_check_suffices(&self, domain: &DomainRow) -> Result<bool, Error> {
         if domain.ownership != "verified" {
             return Ok(false);
@@ -140,7 +140,8 @@ impl Engine {
             return Ok(false);
         }
         let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
-        if domain.dkim_mode == DELEGATED && states::required_key(&keys).is_none_or(|key| key.state == states::PENDING) {
+        let required = states::required_keys(&keys, domain.dual_signing);
+        if domain.dkim_mode == DELEGATED && required.iter().all(|key| key.state == states::PENDING) {
             // The CNAME that was right then says nothing of a key that came behind it since.
             return Ok(false);
         }

@@ -3,7 +3,7 @@ use super::check::key_observation;
 use super::records::Listed;
 use super::states::{self, Circumstances, Sighting, Step};
 use crate::audit::Actor;
-use crate::messages::signing::key_parts;
+use crate::messages::signers::key_parts;
 use crate::rows::{DomainRow, EventRow, KeyRow};
 use crate::{Engine, Error, ids};
 use futures_util::future::join_all;
@@ -100,29 +100,34 @@ impl Engine {
         })
     }
 
-    /// What a tenant is told of a step. That a key retires is told with the one that took over.
+    /// What a tenant is told of a step. That a key retires is told with the one that took over, or was asked for.
     fn step_event(&self, turn: &Turn<'_>, step: &Step, steps: &[Step]) -> Option<EventRow> {
         if step.to == states::RETIRING {
             return None;
         }
-        let selector = |id: &str| turn.keys.iter().find(|key| key.id == id).map(|key| key.selector.clone());
-        let own = selector(&step.key_id)?;
+        let key = turn.keys.iter().find(|key| key.id == step.key_id)?;
         let mut details = turn.because.clone();
-        details["key"] = ids::public("key", &step.key_id).into();
-        details["record"] = format!("{own}._domainkey.{}", turn.domain.name).into();
-        details["selector"] = own.into();
+        details["key"] = ids::public("key", &key.id).into();
+        details["record"] = format!("{}._domainkey.{}", key.selector, turn.domain.name).into();
+        details["selector"] = key.selector.clone().into();
         if step.to == states::ACTIVE {
-            let replaced = steps.iter().filter(|other| other.to == states::RETIRING);
-            details["replaces"] = replaced.filter_map(|other| selector(&other.key_id)).collect::<Vec<_>>().into();
+            let retires = |other: &KeyRow| steps.iter().any(|s| s.to == states::RETIRING && s.key_id == other.id);
+            let replaced = turn.keys.iter().filter(|other| retires(other) && turn.circumstances.compete(key, other));
+            details["replaces"] = replaced.map(|other| other.selector.clone()).collect::<Vec<_>>().into();
         }
         Some(self.domain_event(turn.domain, &format!("key.{}", action(step.to)), details))
     }
 
-    /// A domain whose only key was revoked holds its mail and says so; one that got a key again goes on.
+    /// A domain whose only active key was revoked holds its mail and says so; one that got a key again goes on.
     fn signing_after(&self, turn: &Turn<'_>, steps: &[Step], change: &mut DomainChange) {
         let domain = turn.domain;
         let activated = steps.iter().any(|step| step.to == states::ACTIVE);
-        let lost = steps.iter().any(|step| step.from == states::ACTIVE && step.to == states::REVOKED);
+        let left = |step: &Step| step.from == states::ACTIVE && step.to != states::ACTIVE;
+        let others_sign = turn
+            .keys
+            .iter()
+            .any(|key| key.state == states::ACTIVE && !steps.iter().any(|step| left(step) && step.key_id == key.id));
+        let lost = !others_sign && steps.iter().any(|step| step.from == states::ACTIVE && step.to == states::REVOKED);
         let wants_a_key = matches!(domain.signing_reason.as_deref(), Some("key_unavailable" | "record_wrong"));
         let (action, signing, reason) = if activated && domain.signing == "suspended" && wants_a_key {
             ("resumed", "enabled", None)
@@ -147,15 +152,15 @@ impl Engine {
 
     /// Keys that would be activated and do not sign what their public half, and the one in DNS, verifies.
     pub(super) async fn barred(&self, keys: &[KeyRow], circumstances: Circumstances<'_>) -> Vec<String> {
-        let mut barred: Vec<String> = Vec::new();
+        let (mut barred, mut passed): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
         loop {
             let steps = states::steps(keys, &Circumstances { barred: &barred, ..circumstances });
-            let next = steps.into_iter().find(|step| step.to == states::ACTIVE);
+            let next = steps.into_iter().find(|step| step.to == states::ACTIVE && !passed.contains(&step.key_id));
             let Some(key) = next.and_then(|step| keys.iter().find(|key| key.id == step.key_id)) else { return barred };
             let sighting = circumstances.sightings.iter().find(|sighting| sighting.key_id == key.id);
             let seen = sighting.and_then(|sighting| sighting.answer.as_ref()).map(|(_, p)| p.as_str());
             match self.test_before_first_use(key, seen.or(key.published_p.as_deref()).unwrap_or_default()).await {
-                Ok(()) => return barred,
+                Ok(()) => passed.push(key.id.clone()),
                 Err(error) => {
                     tracing::error!(key = %key.id, domain = %key.domain_name, ?error, "a key fails its test and is not activated");
                     barred.push(key.id.clone());

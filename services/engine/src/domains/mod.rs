@@ -3,6 +3,7 @@ mod check;
 pub(crate) mod formats;
 mod import;
 mod key_steps;
+mod policy;
 mod proof;
 pub(crate) mod publication;
 pub(crate) mod records;
@@ -11,6 +12,7 @@ pub(crate) mod states;
 
 pub use formats::Format;
 pub use import::KeyImport;
+pub use policy::{PolicyChange, SigningPolicyView};
 
 use crate::custody::is_remote;
 use crate::delegation::slots;
@@ -169,6 +171,7 @@ impl Engine {
             proven_at: None,
             signing: "disabled".into(),
             signing_reason: None,
+            dual_signing: false,
             version: 0,
             created_at: now,
         };

@@ -2,7 +2,7 @@
 //! public keys cannot, a custody that holds another private key.
 use super::records::Listed;
 use crate::custody::waiting_reason;
-use crate::messages::signing::key_parts;
+use crate::messages::signers::key_parts;
 use crate::{Engine, Error};
 use futures_util::future::join_all;
 use signpost_diagnosis::check::{Finding, Status};

@@ -46,9 +46,10 @@ impl Engine {
             expected: Expected { name: format!("_signpost.{name}"), want: Want::Ownership { value } },
             key_id: None,
         }];
-        let required = states::required_key(keys).map(|key| key.id.clone());
+        let required = states::required_keys(keys, domain.dual_signing);
+        let is_required = |id: &str| required.iter().any(|key| key.id == id);
         for slot in self.listed_slots(domain, keys).await? {
-            let is_required = slot.key_id.is_some() && slot.key_id == required;
+            let is_required = slot.key_id.as_deref().is_some_and(is_required);
             listed.push(Listed {
                 view: RecordView {
                     warnings: slot.warnings,
@@ -62,7 +63,7 @@ impl Engine {
         for key in keys.iter().filter(|key| in_zone_of_tenant && states::is_listed(&key.state)) {
             let public = stored_public_key(key)?;
             let record_name = format!("{}._domainkey.{name}", key.selector);
-            let is_required = required.as_deref() == Some(key.id.as_str());
+            let is_required = is_required(&key.id);
             listed.push(Listed {
                 view: view(&name, Purpose::Dkim, record_name.clone(), record::build(&public), is_required),
                 expected: Expected { name: record_name, want: Want::DkimKey { key: public } },

@@ -1,6 +1,7 @@
 //! Rotation: a new key on demand or by schedule, what waits for the tenant's DNS, the end of old keys; and revocation.
 use super::key_steps::Turn;
-use super::states::{self, Circumstances, Sighting};
+use super::policy::{self, PolicyChange, SigningPolicyView};
+use super::states::{self, Circumstances, Place, Sighting, Step};
 use super::{DELEGATED, KEYS_PER_DOMAIN, NewKey, parse_algorithm, records};
 use crate::audit::Actor;
 use crate::custody::is_remote;
@@ -25,12 +26,14 @@ const TTL_DEADLINE: Duration = Duration::from_secs(5);
 const REMIND_AFTER_MS: i64 = 7 * 24 * 3600 * 1000;
 /// A change that lost against another one is planned anew so many times: of parallel ones at least one wins each round.
 const CHANGE_TRIES: usize = 64;
+const DAY_MS: i64 = 24 * 3600 * 1000;
 /// Days between rotations that a policy may name.
 const ROTATION_DAYS: std::ops::RangeInclusive<i64> = 1..=3650;
 
 impl Engine {
     /// Makes the key that is to replace the one that signs, `pending`; of the same algorithm and custody unless named.
-    /// `RotationUnderWay` while there is one already. Scope domains:write.
+    /// `RotationUnderWay` while there is one already. With dual signing the algorithm tells which of the two is to be replaced, its
+    /// RSA or its Ed25519 key; unless named, the one that signs longer and has no successor yet. Scope domains:write.
     pub async fn rotate_key(&self, caller: &Caller, id: &str, new: &NewKey) -> Result<KeyRow, Error> {
         caller.require(Scope::DomainsWrite)?;
         let algorithm = new.algorithm.as_deref().map(|name| parse_algorithm(Some(name))).transpose();
@@ -46,20 +49,21 @@ impl Engine {
     }
 
     /// Scope domains:read.
-    pub async fn signing_policy(&self, caller: &Caller, id: &str) -> Result<SigningPolicyRow, Error> {
+    pub async fn signing_policy(&self, caller: &Caller, id: &str) -> Result<SigningPolicyView, Error> {
         caller.require(Scope::DomainsRead)?;
-        self.inner.store.signing_policy(&caller.tenant_id, id).await?.ok_or(Error::NotFound("domain"))
+        let row = self.inner.store.signing_policy(&caller.tenant_id, id).await?.ok_or(Error::NotFound("domain"))?;
+        self.policy_view(&caller.tenant_id, id, row).await
     }
 
-    /// `rotation_days`: `None` leaves it as it is, `Some(None)` switches rotation by schedule off. Scope domains:write.
+    /// Scope domains:write.
     pub async fn change_signing_policy(
         &self,
         caller: &Caller,
         id: &str,
-        rotation_days: Option<Option<i64>>,
-    ) -> Result<SigningPolicyRow, Error> {
+        wanted: &PolicyChange,
+    ) -> Result<SigningPolicyView, Error> {
         caller.require(Scope::DomainsWrite)?;
-        if rotation_days.flatten().is_some_and(|days| !ROTATION_DAYS.contains(&days)) {
+        if wanted.rotation_days.flatten().is_some_and(|days| !ROTATION_DAYS.contains(&days)) {
             let (least, most) = (ROTATION_DAYS.start(), ROTATION_DAYS.end());
             let detail =
                 format!("a whole number of days from {least} to {most} is needed, or null for no rotation by itself");
@@ -67,20 +71,30 @@ impl Engine {
         }
         for _ in 0..CHANGE_TRIES {
             let domain = self.own_domain(caller, id).await?;
-            let before = self.signing_policy_of(&domain).await?;
-            let after = SigningPolicyRow { rotation_days: rotation_days.unwrap_or(before.rotation_days) };
-            if after == before {
-                return Ok(after);
+            if wanted.dual_signing == Some(true) {
+                policy::refuse_if_delegated(&domain)?;
             }
-            let details = json!({"before": {"rotation_days": before.rotation_days},
-                                 "after": {"rotation_days": after.rotation_days}});
-            let change = DomainChange {
+            let before = self.signing_policy_of(&domain).await?;
+            let after = SigningPolicyRow {
+                rotation_days: wanted.rotation_days.unwrap_or(before.rotation_days),
+                dual_signing: wanted.dual_signing.unwrap_or(before.dual_signing),
+            };
+            if after == before {
+                return self.policy_view(&domain.tenant_id, id, after).await;
+            }
+            let details = json!({"before": policy::told(&before), "after": policy::told(&after)});
+            let mut change = DomainChange {
                 policy: Some(after.clone()),
                 audit: vec![self.audit(caller, "signing_policy.changed", id, details)],
                 ..DomainChange::default()
             };
+            let keys = self.inner.store.keys(&domain.tenant_id, id).await?;
+            let steps = self.turn_for_policy(caller, &domain, &keys, after.dual_signing, &mut change).await;
             match self.inner.store.change_domain(&domain.tenant_id, id, domain.version, &change).await {
-                Ok(()) => return Ok(after),
+                Ok(()) => {
+                    self.after_steps(&domain, &keys, &steps).await?;
+                    return self.policy_view(&domain.tenant_id, id, after).await;
+                }
                 Err(StoreError::Stale) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -103,12 +117,10 @@ impl Engine {
             }
             let domain = self.own_domain(caller, &key.domain_id).await?;
             let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
-            let circumstances = Circumstances { revoke: Some(key_id), ..self.circumstances(&domain, &[]) };
+            let revoke = [key_id.to_owned()];
+            let circumstances = Circumstances { revoke: &revoke, ..self.circumstances(&domain, &[]) };
             let because = json!({"reason": "revoked"});
             if self.change_keys(Actor::Caller(caller), &domain, &keys, circumstances, because).await? {
-                if is_remote(&key) {
-                    self.withdraw_soon();
-                }
                 if domain.dkim_mode == DELEGATED {
                     self.publish_domain(&domain.tenant_id, &domain.id, slots::AT_ONCE).await;
                 }
@@ -124,7 +136,8 @@ impl Engine {
 
     pub(super) fn circumstances<'a>(&self, domain: &DomainRow, sightings: &'a [Sighting]) -> Circumstances<'a> {
         let signs = domain.signing != "disabled";
-        Circumstances { sightings, signs, barred: &[], revoke: None, now: self.now_ms() }
+        let dual = domain.dual_signing;
+        Circumstances { sightings, signs, dual, barred: &[], revoke: &[], now: self.now_ms() }
     }
 
     /// Applies the next steps of a domain's keys. False if the domain changed meanwhile: nothing was done.
@@ -153,16 +166,26 @@ impl Engine {
             Err(StoreError::Stale) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
-        for step in &steps {
+        self.after_steps(domain, keys, &steps).await?;
+        Ok(true)
+    }
+
+    /// What follows from steps that are committed.
+    pub(super) async fn after_steps(&self, domain: &DomainRow, keys: &[KeyRow], steps: &[Step]) -> Result<(), Error> {
+        for step in steps {
             tracing::info!(key = %step.key_id, domain = %domain.name, from = %step.from, to = step.to, "a key changed its state");
             if step.to == states::RETIRED || step.to == states::REVOKED {
                 self.forget(keys.iter().find(|key| key.id == step.key_id));
             }
         }
-        if steps.iter().any(|step| step.to == states::ACTIVE) {
-            store.hurry_waiting(&domain.tenant_id, &domain.id, self.now_ms()).await?;
+        let revoked = |key: &&KeyRow| steps.iter().any(|step| step.to == states::REVOKED && step.key_id == key.id);
+        if keys.iter().filter(revoked).any(is_remote) {
+            self.withdraw_soon();
         }
-        Ok(true)
+        if steps.iter().any(|step| step.to == states::ACTIVE) {
+            self.inner.store.hurry_waiting(&domain.tenant_id, &domain.id, self.now_ms()).await?;
+        }
+        Ok(())
     }
 
     /// Gives up, where they are held, the keys that are not to be used again: at once, in the background. What fails, or ends
@@ -192,20 +215,22 @@ impl Engine {
         custody: Option<CustodyKind>,
     ) -> Result<KeyRow, Error> {
         let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
-        refuse_if_under_way(&keys)?;
-        let algorithm = algorithm.or_else(|| model(&keys).and_then(|key| KeyAlgorithm::parse(&key.algorithm)));
+        let place = place_to_rotate(&keys, domain.dual_signing, algorithm);
+        refuse_if_under_way(&keys, place)?;
+        let algorithm = algorithm.or_else(|| model(&keys, place).and_then(|key| KeyAlgorithm::parse(&key.algorithm)));
         let custody = match custody {
             Some(custody) => custody,
-            None => self.custody_of_next(&keys).map_err(|error| Error::Invalid(vec![error]))?,
+            None => self.custody_of_next(&keys, place).map_err(|error| Error::Invalid(vec![error]))?,
         };
         let _turn = if custody.is_remote() { Some(self.turn_to_make(&domain.tenant_id).await) } else { None };
         if custody.is_remote() {
             self.admit_further(&domain).await?;
         }
         let name = records::stored_domain(&domain.name)?;
-        let mut key = self.make_key(&domain, &name, algorithm.unwrap_or(KeyAlgorithm::Rsa2048), custody).await?;
+        let algorithm = algorithm.unwrap_or(KeyAlgorithm::Rsa2048);
+        let mut key = self.make_key(&domain, &name, algorithm, custody).await?;
         key.life.reminded_at = Some(key.created_at);
-        let audit = self.rotation_audit(actor, &domain, &keys, &key);
+        let audit = self.rotation_audit(actor, &domain, place.active(&keys), &key);
         // A delegated domain has published all that it needs.
         let events =
             if domain.dkim_mode == DELEGATED { Vec::new() } else { vec![self.waiting_event(&domain, &key).await?] };
@@ -225,7 +250,7 @@ impl Engine {
                     let lost = match again {
                         Some(again) => {
                             domain = again;
-                            refuse_if_under_way(&keys).err()
+                            refuse_if_under_way(&keys, Place::of(algorithm, domain.dual_signing)).err()
                         }
                         None => Some(Error::NotFound("domain")),
                     };
@@ -245,17 +270,17 @@ impl Engine {
     }
 
     /// That of the present key, if keys of that kind can still be made here.
-    fn custody_of_next(&self, keys: &[KeyRow]) -> Result<CustodyKind, FieldError> {
-        let present = model(keys).and_then(|key| self.custody_for_new_key(Some(&key.custody)).ok());
+    fn custody_of_next(&self, keys: &[KeyRow], place: Place) -> Result<CustodyKind, FieldError> {
+        let present = model(keys, place).and_then(|key| self.custody_for_new_key(Some(&key.custody)).ok());
         present.map_or_else(|| self.custody_for_new_key(None), Ok)
     }
 
-    fn rotation_audit(&self, actor: Actor<'_>, domain: &DomainRow, keys: &[KeyRow], key: &KeyRow) -> AuditRow {
+    fn rotation_audit(&self, actor: Actor<'_>, domain: &DomainRow, former: Option<&KeyRow>, key: &KeyRow) -> AuditRow {
         let details = json!({
             "before": null,
             "after": states::PENDING,
             "reason": "rotation",
-            "replaces": states::active_key(keys).map(|key| ids::public("key", &key.id)),
+            "replaces": former.map(|key| ids::public("key", &key.id)),
             "selector": key.selector,
             "algorithm": key.algorithm,
             "custody": key.custody,
@@ -308,7 +333,7 @@ impl Engine {
             let Some(last) = due.last() else { break };
             after = Some(last.id.clone());
             for domain in due {
-                self.prepare_due_rotation(domain, &mut away).await?;
+                self.prepare_due_rotation(&domain, &mut away).await?;
             }
         }
         for key in store.keys_to_remind_of(self.now_ms() - REMIND_AFTER_MS, BATCH).await? {
@@ -318,20 +343,38 @@ impl Engine {
     }
 
     /// `away`: custodies that make no keys now. Each further one of theirs would take its time to fail.
-    async fn prepare_due_rotation(&self, domain: DomainRow, away: &mut Vec<CustodyKind>) -> Result<(), Error> {
+    async fn prepare_due_rotation(&self, domain: &DomainRow, away: &mut Vec<CustodyKind>) -> Result<(), Error> {
         let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
-        let custody = match self.custody_of_next(&keys) {
-            Ok(custody) => custody,
-            Err(fault) => {
-                tracing::warn!(domain = %domain.name, ?fault, "a rotation could not be prepared yet");
-                return Ok(());
+        let policy = self.inner.store.signing_policy(&domain.tenant_id, &domain.id).await?;
+        // Deleted, or switched off meanwhile.
+        let Some(days) = policy.and_then(|policy| policy.rotation_days) else { return Ok(()) };
+        let since = self.now_ms() - days * DAY_MS;
+        for place in Place::all(domain.dual_signing) {
+            let is_due = |key: &&KeyRow| key.life.state_since <= since && place.next(&keys).is_none();
+            let Some(key) = place.active(&keys).filter(is_due) else { continue };
+            let custody = match self.custody_of_next(&keys, *place) {
+                Ok(custody) => custody,
+                Err(fault) => {
+                    tracing::warn!(domain = %domain.name, ?fault, "a rotation could not be prepared yet");
+                    continue;
+                }
+            };
+            if !away.contains(&custody) {
+                self.prepare_by_schedule(domain, KeyAlgorithm::parse(&key.algorithm), custody, away).await;
             }
-        };
-        if away.contains(&custody) {
-            return Ok(());
         }
-        let name = domain.name.clone();
-        match self.prepare_rotation(Actor::System, domain, None, Some(custody)).await {
+        Ok(())
+    }
+
+    async fn prepare_by_schedule(
+        &self,
+        domain: &DomainRow,
+        algorithm: Option<KeyAlgorithm>,
+        custody: CustodyKind,
+        away: &mut Vec<CustodyKind>,
+    ) {
+        let name = &domain.name;
+        match self.prepare_rotation(Actor::System, domain.clone(), algorithm, Some(custody)).await {
             Ok(key) => tracing::info!(domain = %name, key = %key.id, "a rotation was prepared by schedule"),
             // Another process was faster.
             Err(Error::RotationUnderWay | Error::Busy | Error::NotFound(_)) => {}
@@ -341,7 +384,6 @@ impl Engine {
             }
             Err(error) => tracing::warn!(domain = %name, ?error, "a rotation could not be prepared yet"),
         }
-        Ok(())
     }
 
     /// Asks the authoritative servers for the record of a key that is to come, and takes the steps that follow.
@@ -406,13 +448,26 @@ impl Engine {
     }
 }
 
-/// The key that the next one is to be like.
-fn model(keys: &[KeyRow]) -> Option<&KeyRow> {
-    states::active_key(keys).or_else(|| keys.last())
+/// Where the next key is to sign: where the named algorithm does, else where a key has signed longest and has no successor yet.
+fn place_to_rotate(keys: &[KeyRow], dual: bool, algorithm: Option<KeyAlgorithm>) -> Place {
+    let without_successor = Place::all(dual).iter().filter(|place| place.next(keys).is_none());
+    let since = |place: &Place| place.active(keys).map(|key| (key.life.state_since, *place));
+    let longest = || without_successor.filter_map(since).min_by_key(|(since, _)| *since).map(|(_, place)| place);
+    let like_any =
+        || states::signing_keys(keys).next().or(keys.last()).and_then(|key| KeyAlgorithm::parse(&key.algorithm));
+    algorithm
+        .map(|algorithm| Place::of(algorithm, dual))
+        .or_else(longest)
+        .unwrap_or_else(|| Place::of(like_any().unwrap_or(KeyAlgorithm::Rsa2048), dual))
 }
 
-fn refuse_if_under_way(keys: &[KeyRow]) -> Result<(), Error> {
-    if states::next_key(keys).is_some() {
+/// The key that the next one is to be like.
+fn model(keys: &[KeyRow], place: Place) -> Option<&KeyRow> {
+    place.active(keys).or_else(|| keys.iter().rfind(|key| place.takes(key)))
+}
+
+fn refuse_if_under_way(keys: &[KeyRow], place: Place) -> Result<(), Error> {
+    if place.next(keys).is_some() {
         return Err(Error::RotationUnderWay);
     }
     if keys.iter().filter(|key| states::is_listed(&key.state)).count() >= KEYS_PER_DOMAIN {
@@ -429,6 +484,9 @@ fn log_failure(domain: &str, what: &str, result: Result<(), Error>) {
     }
 }
 
+#[cfg(test)]
+#[path = "dual_tests.rs"]
+mod dual_tests;
 #[cfg(test)]
 #[path = "rotation_tests.rs"]
 mod tests;

@@ -17,7 +17,7 @@ async fn rotate(bench: &Bench) -> KeyRow {
 }
 
 /// What DNS serves at the key's name: its record with this TTL, or other data, or nothing.
-enum Served {
+pub(super) enum Served {
     Right,
     Other { ttl_ms: i64 },
     Nothing,
@@ -33,15 +33,15 @@ fn sighting(key: &KeyRow, served: &Served) -> Sighting {
     Sighting { key_id: key.id.clone(), answer: Some((right, p)), other, ttl_ms }
 }
 
-async fn look(engine: &Engine, key: &KeyRow, served: Served) {
+pub(super) async fn look(engine: &Engine, key: &KeyRow, served: Served) {
     engine.step_by_itself(key, &[sighting(key, &served)], json!({"reason": "test"})).await.unwrap();
 }
 
-async fn states(bench: &Bench) -> Vec<String> {
+pub(super) async fn states(bench: &Bench) -> Vec<String> {
     bench.keys().await.into_iter().map(|key| key.state).collect()
 }
 
-async fn key(bench: &Bench, id: &str) -> KeyRow {
+pub(super) async fn key(bench: &Bench, id: &str) -> KeyRow {
     bench.keys().await.into_iter().find(|key| key.id == id).unwrap()
 }
 
@@ -59,7 +59,7 @@ async fn told(bench: &Bench, key_id: &str) -> Vec<String> {
         .collect()
 }
 
-async fn signing(bench: &Bench) -> (String, Option<String>) {
+pub(super) async fn signing(bench: &Bench) -> (String, Option<String>) {
     let row = bench.engine.domain(&bench.caller, &bench.domain).await.unwrap().row;
     (row.signing, row.signing_reason)
 }
@@ -350,7 +350,10 @@ async fn processes_that_look_at_the_same_time_take_each_step_once() {
 #[tokio::test]
 async fn the_policy_is_bounded_and_can_switch_the_schedule_off() {
     let bench = Bench::start().await;
-    let change = |days| bench.engine.change_signing_policy(&bench.caller, &bench.domain, days);
+    let days = |days| PolicyChange { rotation_days: days, dual_signing: None };
+    let change = async |wanted| {
+        bench.engine.change_signing_policy(&bench.caller, &bench.domain, &days(wanted)).await.map(|policy| policy.row)
+    };
     assert_eq!(change(None).await.unwrap().rotation_days, Some(180));
     for wrong in [0, -1, 3651, i64::MAX, i64::MIN] {
         assert!(matches!(change(Some(Some(wrong))).await, Err(Error::Invalid(_))), "{wrong}");
@@ -363,7 +366,8 @@ async fn the_policy_is_bounded_and_can_switch_the_schedule_off() {
     let filter = AuditFilter { action: Some("signing_policy.changed".into()), ..AuditFilter::default() };
     let log = bench.engine.audit_log(&bench.caller, &filter, None, 10).await.unwrap().rows;
     assert_eq!(log.len(), 2, "what changes nothing is not told");
-    assert_eq!(log[0].details, json!({"before": {"rotation_days": 1}, "after": {"rotation_days": null}}));
-    let absent = bench.engine.change_signing_policy(&bench.caller, &"0".repeat(32), Some(None)).await;
+    let told = |days: Option<i64>| json!({"rotation_days": days, "dual_signing": false});
+    assert_eq!(log[0].details, json!({"before": told(Some(1)), "after": told(None)}));
+    let absent = bench.engine.change_signing_policy(&bench.caller, &"0".repeat(32), &days(Some(None))).await;
     assert!(matches!(absent, Err(Error::NotFound("domain"))));
 }

@@ -1,5 +1,7 @@
 //! Key states: `pending -> published -> active -> retiring -> retired`, `revoked` from any. Decided here only; docs/key-states.md
 //! tells who and what causes each step.
+use signpost_dkim::KeyAlgorithm;
+use signpost_dkim::names::SignatureAlgorithm;
 use signpost_store::{KeyLife, KeyRow};
 
 /// State of a key, as stored.
@@ -40,10 +42,12 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) sightings: &'a [Sighting],
     /// The domain signs (enabled or suspended).
     pub(crate) signs: bool,
+    /// It signs with a key of each kind.
+    pub(crate) dual: bool,
     /// Keys that did not pass the test before their first use.
     pub(crate) barred: &'a [String],
     /// To be revoked.
-    pub(crate) revoke: Option<&'a str>,
+    pub(crate) revoke: &'a [String],
     /// Milliseconds.
     pub(crate) now: i64,
 }
@@ -86,28 +90,81 @@ fn age(key: &KeyRow) -> (i64, &str) {
     (key.created_at, &key.id)
 }
 
-/// The newest key that signs.
-pub(crate) fn active_key(keys: &[KeyRow]) -> Option<&KeyRow> {
-    keys.iter().filter(|key| key.state == ACTIVE).max_by_key(|key| age(key))
+/// Where one key signs: the newest that may takes the place of the former one. Without dual signing a domain has one place for keys of
+/// every kind; with it one for those that make RSA signatures, whatever their size, and one for Ed25519 (RFC 8463 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Any,
+    Of(SignatureAlgorithm),
 }
 
-/// The key whose record is required: the active one or, where none is active, the newest that could become it.
-pub(crate) fn required_key(keys: &[KeyRow]) -> Option<&KeyRow> {
-    active_key(keys).or_else(|| keys.iter().filter(|key| is_on_its_way(key)).max_by_key(|key| age(key)))
+/// RSA first: every receiver knows it.
+const DUAL: [Place; 2] = [Place::Of(SignatureAlgorithm::RsaSha256), Place::Of(SignatureAlgorithm::Ed25519Sha256)];
+
+impl Place {
+    /// Those of a domain, in the order of their signatures.
+    pub(crate) fn all(dual: bool) -> &'static [Self] {
+        if dual { &DUAL } else { &[Self::Any] }
+    }
+
+    /// Where keys of this algorithm sign.
+    pub(crate) fn of(algorithm: KeyAlgorithm, dual: bool) -> Self {
+        if dual { Self::Of(algorithm.signature_algorithm()) } else { Self::Any }
+    }
+
+    pub(crate) fn takes(self, key: &KeyRow) -> bool {
+        let made = KeyAlgorithm::parse(&key.algorithm).map(KeyAlgorithm::signature_algorithm);
+        match self {
+            Self::Any => true,
+            Self::Of(algorithm) => made == Some(algorithm),
+        }
+    }
+
+    /// The newest key that signs here.
+    pub(crate) fn active(self, keys: &[KeyRow]) -> Option<&KeyRow> {
+        keys.iter().filter(|key| key.state == ACTIVE && self.takes(key)).max_by_key(|key| age(key))
+    }
+
+    /// The key whose record is required: the active one or, where none is active, the newest that could become it.
+    fn required(self, keys: &[KeyRow]) -> Option<&KeyRow> {
+        let to_come = || keys.iter().filter(|key| is_on_its_way(key) && self.takes(key)).max_by_key(|key| age(key));
+        self.active(keys).or_else(to_come)
+    }
+
+    /// The newest key that is to replace the active one, if a rotation is under way.
+    pub(crate) fn next(self, keys: &[KeyRow]) -> Option<&KeyRow> {
+        let active = self.active(keys).map(age);
+        keys.iter()
+            .filter(|key| is_on_its_way(key) && self.takes(key) && active.is_none_or(|active| age(key) > active))
+            .max_by_key(|key| age(key))
+    }
 }
 
-/// The newest key that is to replace the active one, if a rotation is under way.
-pub(crate) fn next_key(keys: &[KeyRow]) -> Option<&KeyRow> {
-    let active = active_key(keys).map(age);
-    keys.iter()
-        .filter(|key| is_on_its_way(key) && active.is_none_or(|active| age(key) > active))
-        .max_by_key(|key| age(key))
+/// The keys that sign a message, at most one of a kind, in the order of their signatures.
+pub(crate) fn signing_keys(keys: &[KeyRow]) -> impl Iterator<Item = &KeyRow> {
+    DUAL.into_iter().filter_map(|place| place.active(keys))
+}
+
+/// The keys whose records are required, one for each place that has any.
+pub(crate) fn required_keys(keys: &[KeyRow], dual: bool) -> Vec<&KeyRow> {
+    Place::all(dual).iter().filter_map(|place| place.required(keys)).collect()
+}
+
+/// Keys that are to be revoked where dual signing ends: Ed25519 keys that do not sign yet would else take the place of the RSA key
+/// that goes on, and mail be left with the signature that not every receiver knows.
+pub(crate) fn without_a_place(keys: &[KeyRow]) -> Vec<String> {
+    let [rsa, ed25519] = DUAL;
+    let goes_on = rsa.active(keys).is_some()
+        || (ed25519.active(keys).is_none() && keys.iter().any(|key| key.state == PUBLISHED && rsa.takes(key)));
+    let on_their_way = keys.iter().filter(|key| goes_on && is_on_its_way(key) && ed25519.takes(key));
+    on_their_way.map(|key| key.id.clone()).collect()
 }
 
 /// The next steps of a domain's keys, in order. A pending key whose record is seen right becomes published; then, if the domain
 /// signs, the newest published key whose record is right, whose name is free of other data in caches and that passed its test
-/// becomes active, and a former active one retiring; an older key never replaces a newer one. A retiring key becomes retired
-/// once nothing needs its record. Without dual signing at most one key of a domain is active.
+/// becomes active, and a former active one of its place retiring; an older key never replaces a newer one. A retiring key becomes
+/// retired once nothing needs its record. Without dual signing at most one key of a domain is active: where two are left from it, the
+/// RSA key stays.
 pub(crate) fn steps(keys: &[KeyRow], circumstances: &Circumstances<'_>) -> Vec<Step> {
     let mut keys = keys.to_vec();
     let mut steps = Vec::new();
@@ -115,7 +172,7 @@ pub(crate) fn steps(keys: &[KeyRow], circumstances: &Circumstances<'_>) -> Vec<S
         steps.push(Step { key_id: key.id.clone(), from: std::mem::replace(&mut key.state, to.to_owned()), to });
     };
     for key in &mut keys {
-        if circumstances.revoke == Some(key.id.as_str()) && key.state != REVOKED {
+        if circumstances.revoke.contains(&key.id) && key.state != REVOKED {
             take(key, REVOKED);
         }
         if key.state == PENDING && circumstances.seen_right(key) == Some(true) {
@@ -126,19 +183,20 @@ pub(crate) fn steps(keys: &[KeyRow], circumstances: &Circumstances<'_>) -> Vec<S
             take(key, RETIRED);
         }
     }
-    let active = active_key(&keys).map(|key| (key.created_at, key.id.clone()));
-    let next = keys
-        .iter()
-        .filter(|key| active.as_ref().is_none_or(|(at, id)| age(key) > (*at, id)))
-        .filter(|key| key.state == PUBLISHED && circumstances.may_activate(key))
-        .max_by_key(|key| age(key))
-        .map(|key| key.id.clone());
-    let (true, Some(next)) = (circumstances.signs, next) else { return steps };
-    for key in &mut keys {
-        if key.id == next {
-            take(key, ACTIVE);
-        } else if key.state == ACTIVE {
+    let first = signing_keys(&keys).next().map(|key| key.id.clone());
+    if let (false, Some(first)) = (circumstances.dual, first) {
+        for key in keys.iter_mut().filter(|key| key.state == ACTIVE && key.id != first) {
             take(key, RETIRING);
+        }
+    }
+    for place in Place::all(circumstances.dual) {
+        let Some(next) = circumstances.takes_over(*place, &keys) else { continue };
+        for key in keys.iter_mut().filter(|key| place.takes(key)) {
+            if key.id == next {
+                take(key, ACTIVE);
+            } else if key.state == ACTIVE {
+                take(key, RETIRING);
+            }
         }
     }
     steps
@@ -149,6 +207,22 @@ impl Circumstances<'_> {
     fn seen_right(&self, key: &KeyRow) -> Option<bool> {
         let sighting = self.sightings.iter().find(|sighting| sighting.key_id == key.id)?;
         sighting.answer.as_ref().map(|(right, _)| *right)
+    }
+
+    /// True if one of them takes the other's place.
+    pub(crate) fn compete(&self, one: &KeyRow, other: &KeyRow) -> bool {
+        Place::all(self.dual).iter().any(|place| place.takes(one) && place.takes(other))
+    }
+
+    /// The key that begins to sign at a place now.
+    fn takes_over(&self, place: Place, keys: &[KeyRow]) -> Option<String> {
+        let active = place.active(keys).map(age);
+        let next = keys
+            .iter()
+            .filter(|key| place.takes(key) && active.is_none_or(|active| age(key) > active))
+            .filter(|key| key.state == PUBLISHED && self.may_activate(key))
+            .max_by_key(|key| age(key))?;
+        self.signs.then(|| next.id.clone())
     }
 
     fn may_activate(&self, key: &KeyRow) -> bool {

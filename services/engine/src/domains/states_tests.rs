@@ -10,7 +10,7 @@ fn key(id: &str, state: &str, created_at: i64) -> KeyRow {
         domain_id: "d".into(),
         domain_name: "example.com".into(),
         selector: id.into(),
-        algorithm: "rsa-2048".into(),
+        algorithm: if id.starts_with("ed") { "ed25519" } else { "rsa-2048" }.into(),
         custody: "sealed".into(),
         reference: format!("sealed:{id}"),
         sealed: vec![],
@@ -36,7 +36,7 @@ fn seen(id: &str, right: bool) -> Sighting {
 }
 
 fn circumstances(sightings: &[Sighting], signs: bool) -> Circumstances<'_> {
-    Circumstances { sightings, signs, barred: &[], revoke: None, now: HOUR }
+    Circumstances { sightings, signs, dual: false, barred: &[], revoke: &[], now: HOUR }
 }
 
 /// As `id:from>to`.
@@ -145,11 +145,11 @@ fn a_key_that_fails_its_test_does_not_sign() {
 #[test]
 fn any_key_can_be_revoked_and_the_newest_published_one_takes_over_at_once() {
     for state in [PENDING, PUBLISHED, ACTIVE, RETIRING, RETIRED] {
-        let circumstances = Circumstances { revoke: Some("a"), ..circumstances(&[], true) };
+        let circumstances = Circumstances { revoke: &["a".to_owned()], ..circumstances(&[], true) };
         assert_eq!(told(&steps(&keys(&[("a", state)]), &circumstances)), [format!("a:{state}>revoked")]);
     }
-    let revoke = |before: &[(&str, &str)], id, signs| {
-        told(&steps(&keys(before), &Circumstances { revoke: Some(id), ..circumstances(&[], signs) }))
+    let revoke = |before: &[(&str, &str)], id: &str, signs| {
+        told(&steps(&keys(before), &Circumstances { revoke: &[id.to_owned()], ..circumstances(&[], signs) }))
     };
     assert_eq!(revoke(&[("a", REVOKED)], "a", true), [""; 0]);
     let two = [("a", PUBLISHED), ("b", PUBLISHED), ("c", ACTIVE)];
@@ -178,15 +178,22 @@ fn a_replaced_key_retires_after_two_lifetimes_of_the_queue_and_a_ttl() {
 
 #[test]
 fn the_required_record_is_the_active_keys_or_else_the_newest() {
-    let required = |states: &[(&str, &str)]| required_key(&keys(states)).map(|key| key.id.clone());
-    assert_eq!(required(&[("a", RETIRING), ("b", ACTIVE), ("c", PENDING)]).as_deref(), Some("b"));
-    assert_eq!(required(&[("a", PENDING), ("b", PUBLISHED), ("c", PENDING)]).as_deref(), Some("c"));
-    assert_eq!(required(&[("a", REVOKED)]), None);
+    let required = |states: &[(&str, &str)], dual| -> Vec<String> {
+        required_keys(&keys(states), dual).into_iter().map(|key| key.id.clone()).collect()
+    };
+    assert_eq!(required(&[("a", RETIRING), ("b", ACTIVE), ("c", PENDING)], false), ["b"]);
+    assert_eq!(required(&[("a", PENDING), ("b", PUBLISHED), ("c", PENDING)], false), ["c"]);
+    assert_eq!(required(&[("a", REVOKED)], false), [""; 0]);
+    assert_eq!(required(&[("a", ACTIVE), ("ed", PENDING)], false), ["a"]);
+    // With dual signing one of each kind, as far as there is one.
+    assert_eq!(required(&[("a", ACTIVE), ("ed", ACTIVE), ("ed2", PENDING)], true), ["a", "ed"]);
+    assert_eq!(required(&[("ed", ACTIVE), ("a", PENDING), ("b", PUBLISHED)], true), ["b", "ed"]);
+    assert_eq!(required(&[("ed", REVOKED), ("a", ACTIVE), ("ed2", RETIRING)], true), ["a"]);
 }
 
 #[test]
 fn a_rotation_is_under_way_while_a_newer_key_is_to_come() {
-    let next = |states: &[(&str, &str)]| next_key(&keys(states)).map(|key| key.id.clone());
+    let next = |states: &[(&str, &str)]| Place::Any.next(&keys(states)).map(|key| key.id.clone());
     assert_eq!(next(&[("a", ACTIVE), ("b", PENDING)]).as_deref(), Some("b"));
     assert_eq!(next(&[("a", ACTIVE), ("b", PUBLISHED), ("c", REVOKED)]).as_deref(), Some("b"));
     assert_eq!(next(&[("a", PENDING)]).as_deref(), Some("a"));
@@ -213,4 +220,96 @@ fn a_signature_stands_while_its_key_signs_or_retires_and_its_record_is_not_gone(
     ] {
         assert_eq!(stands(state, published), expected, "{state} {published:?}");
     }
+}
+
+/// (keys before as id and state, revoked, steps); the ids of Ed25519 keys begin with `ed`. Every record is seen right and the domain signs.
+#[test]
+fn with_dual_signing_a_key_takes_the_place_of_one_of_its_own_kind_only() {
+    type Case = (&'static [(&'static str, &'static str)], &'static str, &'static [&'static str]);
+    let cases: [Case; 11] = [
+        (&[("a", ACTIVE), ("ed", PENDING)], "", &["ed:pending>published", "ed:published>active"]),
+        (&[("ed", ACTIVE), ("a", PENDING)], "", &["a:pending>published", "a:published>active"]),
+        (&[("a", PUBLISHED), ("ed", PUBLISHED)], "", &["a:published>active", "ed:published>active"]),
+        // Older than the key that signs, but of another kind.
+        (&[("ed", PUBLISHED), ("a", ACTIVE)], "", &["ed:published>active"]),
+        (&[("a", ACTIVE), ("ed", ACTIVE), ("ed2", PUBLISHED)], "", &["ed:active>retiring", "ed2:published>active"]),
+        (&[("a", ACTIVE), ("ed", ACTIVE), ("b", PUBLISHED)], "", &["a:active>retiring", "b:published>active"]),
+        (
+            &[("a", ACTIVE), ("ed", ACTIVE), ("b", PUBLISHED), ("ed2", PUBLISHED)],
+            "",
+            &["a:active>retiring", "b:published>active", "ed:active>retiring", "ed2:published>active"],
+        ),
+        (&[("a", ACTIVE), ("ed", ACTIVE)], "a", &["a:active>revoked"]),
+        (&[("a", ACTIVE), ("ed", ACTIVE)], "ed", &["ed:active>revoked"]),
+        // The other kind does not step in.
+        (
+            &[("a", ACTIVE), ("ed", ACTIVE), ("ed2", PUBLISHED)],
+            "a",
+            &["a:active>revoked", "ed:active>retiring", "ed2:published>active"],
+        ),
+        (&[("b", PUBLISHED), ("a", ACTIVE), ("ed", ACTIVE)], "a", &["a:active>revoked", "b:published>active"]),
+    ];
+    for (before, revoked, expected) in cases {
+        let sightings: Vec<_> = before.iter().map(|(id, _)| seen(id, true)).collect();
+        let revoke = [revoked.to_owned()];
+        let circumstances = Circumstances { dual: true, revoke: &revoke, ..circumstances(&sightings, true) };
+        assert_eq!(told(&steps(&keys(before), &circumstances)), expected, "before {before:?} revoked {revoked:?}");
+        let idle = Circumstances { signs: false, revoke: &[], ..circumstances };
+        assert!(steps(&keys(before), &idle).iter().all(|step| step.to == PUBLISHED), "a domain that does not sign");
+    }
+}
+
+/// RSA keys of all sizes make the same signatures.
+#[test]
+fn the_size_of_an_rsa_key_makes_it_no_other_kind() {
+    let mut keys = keys(&[("a", ACTIVE), ("ed", ACTIVE), ("b", PUBLISHED)]);
+    keys[2].algorithm = "rsa-4096".into();
+    let got = steps(&keys, &Circumstances { dual: true, ..circumstances(&[], true) });
+    assert_eq!(told(&got), ["a:active>retiring", "b:published>active"]);
+}
+
+/// (keys before, keys to revoke, all steps)
+#[test]
+fn where_dual_signing_ends_the_rsa_key_stays_and_nothing_is_left_that_would_replace_it() {
+    type Case = (&'static [(&'static str, &'static str)], &'static [&'static str], &'static [&'static str]);
+    let cases: [Case; 9] = [
+        (&[("a", ACTIVE), ("ed", ACTIVE)], &[], &["ed:active>retiring"]),
+        (&[("ed", ACTIVE), ("a", ACTIVE)], &[], &["ed:active>retiring"]),
+        (&[("ed", ACTIVE)], &[], &[]),
+        (&[("a", ACTIVE)], &[], &[]),
+        (&[("a", ACTIVE), ("ed", PENDING)], &["ed"], &["ed:pending>revoked"]),
+        (
+            &[("a", ACTIVE), ("ed", ACTIVE), ("ed2", PUBLISHED)],
+            &["ed2"],
+            &["ed2:published>revoked", "ed:active>retiring"],
+        ),
+        // A rotation of the RSA key goes on.
+        (
+            &[("a", ACTIVE), ("ed", ACTIVE), ("b", PUBLISHED)],
+            &[],
+            &["ed:active>retiring", "a:active>retiring", "b:published>active"],
+        ),
+        (&[("a", PUBLISHED), ("ed", PUBLISHED)], &["ed"], &["ed:published>revoked", "a:published>active"]),
+        // The RSA key may never be published: what signs goes on.
+        (&[("a", PENDING), ("ed", ACTIVE)], &[], &[]),
+    ];
+    for (before, revoked, expected) in cases {
+        let keys = keys(before);
+        let revoke = without_a_place(&keys);
+        assert_eq!(revoke, revoked, "before {before:?}");
+        let got = steps(&keys, &Circumstances { revoke: &revoke, ..circumstances(&[], true) });
+        assert_eq!(told(&got), expected, "before {before:?}");
+        let disabled = steps(&keys, &Circumstances { revoke: &revoke, ..circumstances(&[], false) });
+        let retires = |steps: &[Step]| steps.iter().filter(|step| step.key_id == "ed" && step.to == RETIRING).count();
+        assert_eq!(retires(&disabled), retires(&got), "signing may be disabled meanwhile: {before:?}");
+    }
+}
+
+#[test]
+fn the_rsa_signature_comes_first_and_there_is_one_of_a_kind() {
+    let signing =
+        |states: &[(&str, &str)]| -> Vec<String> { signing_keys(&keys(states)).map(|key| key.id.clone()).collect() };
+    assert_eq!(signing(&[("ed", ACTIVE), ("a", ACTIVE)]), ["a", "ed"]);
+    assert_eq!(signing(&[("a", RETIRING), ("ed", ACTIVE), ("b", PUBLISHED)]), ["ed"]);
+    assert_eq!(signing(&[("a", RETIRING), ("b", PENDING)]), [""; 0]);
 }

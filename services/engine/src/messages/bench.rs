@@ -215,8 +215,12 @@ impl Bench {
 
     /// A further key, `pending`, a millisecond younger than any other.
     pub(crate) async fn further_key(&self) -> KeyRow {
+        self.further_key_of("ed25519").await
+    }
+
+    pub(crate) async fn further_key_of(&self, algorithm: &str) -> KeyRow {
         self.advance(1);
-        let new = crate::domains::NewKey { algorithm: Some("ed25519".into()), custody: None };
+        let new = crate::domains::NewKey { algorithm: Some(algorithm.into()), custody: None };
         self.engine.create_domain_key(&self.caller, &self.domain, &new).await.unwrap()
     }
 
@@ -361,10 +365,17 @@ impl Bench {
     /// Fails unless there is exactly one signature, by this key, and it passes.
     #[track_caller]
     pub(crate) fn assert_signed_by(&self, octets: &[u8], key: &KeyRow) {
-        let results = self.verify(octets, std::slice::from_ref(key));
-        assert_eq!(results.len(), 1, "{results:?}");
-        assert_eq!(results[0].result.as_str(), "pass", "{results:?}\n{}", String::from_utf8_lossy(octets));
-        assert_eq!(results[0].selector.as_deref(), Some(key.selector.as_str()));
+        self.assert_signed_by_each(octets, &[key]);
+    }
+
+    /// Fails unless the signatures are by these keys, from the top, and all pass.
+    #[track_caller]
+    pub(crate) fn assert_signed_by_each(&self, octets: &[u8], keys: &[&KeyRow]) {
+        let known: Vec<KeyRow> = keys.iter().map(|key| (*key).clone()).collect();
+        let results = self.verify(octets, &known);
+        let found: Vec<_> = results.iter().map(|one| (one.selector.as_deref().unwrap(), one.result.as_str())).collect();
+        let expected: Vec<_> = keys.iter().map(|key| (key.selector.as_str(), "pass")).collect();
+        assert_eq!(found, expected, "{results:?}\n{}", String::from_utf8_lossy(octets));
     }
 }
 

@@ -5,8 +5,11 @@ pub(crate) mod bench;
 #[cfg(test)]
 mod cases;
 pub mod compose;
+pub(crate) mod left_out;
 pub mod raw;
+mod release;
 pub mod request;
+pub(crate) mod signers;
 pub mod signing;
 #[cfg(test)]
 mod waiting_tests;
@@ -21,7 +24,8 @@ use aws_lc_rs::digest;
 use raw::RawEnvelope;
 use request::{ComposeContext, MessageRequest, Prepared};
 use serde_json::json;
-use signing::{Authority, NotSigned, Signed};
+use signers::Authority;
+use signing::{NotSigned, Signed};
 use signpost_dkim::Mailbox;
 use signpost_dkim::canonical::BodyHash;
 use signpost_dkim::message::{Field, Message};
@@ -100,11 +104,9 @@ impl Engine {
         match self.sign_prepared(&authority, &prepared).await {
             Ok(signed) => {
                 self.count(&caller.tenant_id, Used::Signature);
-                Ok(SignedMessage {
-                    prepend: vec![signed.field],
-                    signatures: vec![signed.row],
-                    raw: prepared.message.raw,
-                })
+                let signed = signed.into_signatures().map(|signature| (signature.field, signature.row));
+                let (prepend, signatures) = signed.unzip();
+                Ok(SignedMessage { prepend, signatures, raw: prepared.message.raw })
             }
             Err(NotSigned::Held(reason)) => Err(Error::SigningSuspended(reason)),
             Err(NotSigned::Awaiting(reason)) => {
@@ -209,7 +211,7 @@ impl Engine {
         working.await.map_err(|_| Error::Internal("the work on a large message was broken off".to_owned()))?
     }
 
-    /// What `authorize` says of a message, and the key of the domain that signs. For a message that speaks for its From only,
+    /// What `authorize` says of a message, and the keys of the domain that sign. For a message that speaks for its From only,
     /// which is nearly every one, the answer is kept for a moment.
     async fn authority(&self, caller: &Caller, prepared: &Prepared, places: Places) -> Result<Arc<Authority>, Error> {
         let reading = self.reading();
@@ -236,7 +238,7 @@ impl Engine {
     }
 
     async fn sign_prepared(&self, authority: &Authority, prepared: &Hashed) -> Result<Signed, NotSigned> {
-        self.sign_with(authority.key()?, &prepared.message.raw, prepared.body.as_ref()).await
+        self.sign_with(authority.signers()?, &prepared.message.raw, prepared.body.as_ref()).await
     }
 
     /// Authorize, sign, commit: the spine. What cannot be signed now is committed as waiting.
@@ -252,15 +254,15 @@ impl Engine {
         let now = self.now_ms();
         let id = self.fresh_id();
         let mut prefix = signing::received_field(&self.inner.settings.hostname, &id, now).into_bytes();
-        let mut signatures = Vec::new();
+        let (mut signatures, mut signed_details) = (Vec::new(), None);
         let scheduled_for = prepared.send_at_ms.filter(|at| *at > now);
         let (status, waiting_reason, release_at) = if let Some(at) = scheduled_for {
             ("scheduled", None, Some(at))
         } else {
             match self.sign_prepared(&authority, &prepared).await {
                 Ok(signed) => {
-                    prefix.extend_from_slice(signed.field.as_bytes());
-                    signatures.push(signed.row);
+                    signed_details = Some(signed.told());
+                    signatures = signed.add_to(&mut prefix);
                     ("queued", None, None)
                 }
                 Err(not_signed) => {
@@ -291,7 +293,7 @@ impl Engine {
         };
         let recipients: Vec<_> =
             prepared.recipients.iter().map(|mailbox| self.recipient(&message, mailbox, now)).collect();
-        let events = self.acceptance_events(&message);
+        let events = self.acceptance_events(&message, signed_details);
         let view = (message, recipients);
         let idempotency = idempotency.map(|idempotency| {
             let answer = (idempotency.render)(&view);
@@ -326,10 +328,10 @@ impl Engine {
         }
     }
 
-    fn acceptance_events(&self, message: &MessageRow) -> Vec<EventRow> {
+    /// `signed`: the details of its signatures, if it was signed.
+    fn acceptance_events(&self, message: &MessageRow, signed: Option<serde_json::Value>) -> Vec<EventRow> {
         let mut events = vec![self.message_event(message, "message.accepted", json!({"size": message.size}))];
-        if let Some(signature) = message.signatures.first() {
-            let details = json!({"domain": signature.domain, "selector": signature.selector});
+        if let Some(details) = signed {
             events.push(self.message_event(message, "message.signed", details));
             events.push(self.message_event(message, "message.queued", json!({})));
         } else if let Some(reason) = &message.waiting_reason {

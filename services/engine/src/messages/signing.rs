@@ -1,51 +1,34 @@
-//! Signing: draft, custody, self-check against the published key; again before delivery; release of what waits.
+//! Signing: draft, custody, self-check against the published key; again before delivery.
 use super::raw;
+use super::signers::{ActiveKey, Signers};
 use crate::custody::waiting_reason;
-use crate::domains::records::stored_public_key;
 use crate::domains::states;
 use crate::{Engine, Error, ids};
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::future::join;
 use serde_json::json;
 use signpost_dkim::canonical::{BodyHash, BodyHasher};
 use signpost_dkim::message::Message;
 use signpost_dkim::record::PublicKey;
-use signpost_dkim::sign::{self, Policy, Signer};
-use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
+use signpost_dkim::sign::{self, Policy};
 use signpost_keys::{CustodyKind, KeyBinding, StoredKey};
-use signpost_store::{
-    Delivery, DomainRow, EventRow, Fence, KeyRow, MessageBody, MessageRow, ReleaseChange, SignatureRow, StoreError,
-    Waiting,
-};
-use std::collections::{BTreeMap, BTreeSet};
+use signpost_store::{Delivery, EventRow, KeyRow, MessageBody, MessageRow, SignatureRow};
 use std::sync::LazyLock;
-use std::time::Duration;
 
 /// What is signed and how; the same for every domain so far.
 static POLICY: LazyLock<Policy> = LazyLock::new(Policy::default);
 
 /// DESIGN "Published keys": while DNS gives no answer the last p= stays good for so long.
 const PUBLISHED_GOOD_MS: i64 = 72 * 3600 * 1000;
-/// A message that waits is looked at again after so long.
-const WAIT_RETRY_MS: i64 = 30 * 1000;
-/// One that could not be looked at because the database was away.
-const AWAY_RETRY_MS: i64 = 2 * 1000;
-/// A waiting message makes us read its key's record again, at most so often per key.
-const REREAD_MS: i64 = 25 * 1000;
-const RELEASE_BATCH: u32 = 50;
-/// A release that the database could not commit is tried again after this, and then less and less often.
-const RELEASE_PAUSE: Duration = Duration::from_millis(100);
-const RELEASE_PAUSE_AT_MOST: Duration = Duration::from_secs(5);
 /// Why mail waits, in words for the tenant.
-const NOT_PROVEN: &str = "the domain is no longer proven by this tenant";
-const DISABLED: &str = "signing is disabled for the domain";
+pub(super) const NOT_PROVEN: &str = "the domain is no longer proven by this tenant";
+pub(super) const DISABLED: &str = "signing is disabled for the domain";
 
 /// What the worker must know before an attempt.
 #[derive(Debug)]
 pub enum Readiness {
     /// Every signature's key is active or retiring: send as it is.
     Good,
-    /// The signature was replaced by one of the active key: store (`Store::resign`), then send.
+    /// The signatures were replaced by those of the active keys: store (`Store::resign`), then send.
     Resigned {
         /// New prefix (Received and DKIM-Signature fields).
         prefix: Vec<u8>,
@@ -64,10 +47,71 @@ pub enum Readiness {
 }
 
 /// A signature made and verified.
-pub(super) struct Signed {
+pub(super) struct Signature {
     /// The whole DKIM-Signature field with its final CRLF.
     pub(super) field: String,
     pub(super) row: SignatureRow,
+}
+
+/// The signatures of a message.
+pub(super) struct Signed {
+    first: Signature,
+    beside: Beside,
+}
+
+/// What became of the signature by the second key.
+enum Beside {
+    /// One key signs.
+    None,
+    Signature(Signature),
+    /// It could not be made now. Mail goes with the first one all the same.
+    LeftOut {
+        selector: String,
+        reason: String,
+    },
+}
+
+impl Signed {
+    /// From the top of the message on: the RSA signature comes before the other, as some receivers look at the first one only.
+    pub(super) fn into_signatures(self) -> impl Iterator<Item = Signature> {
+        let second = match self.beside {
+            Beside::Signature(second) => Some(second),
+            Beside::None | Beside::LeftOut { .. } => None,
+        };
+        std::iter::once(self.first).chain(second)
+    }
+
+    /// Puts the fields behind what stands there already.
+    pub(super) fn add_to(self, prefix: &mut Vec<u8>) -> Vec<SignatureRow> {
+        let add = |signature: Signature| {
+            prefix.extend_from_slice(signature.field.as_bytes());
+            signature.row
+        };
+        self.into_signatures().map(add).collect()
+    }
+
+    /// The details of `message.signed`.
+    pub(super) fn told(&self) -> serde_json::Value {
+        let SignatureRow { domain, selector, .. } = &self.first.row;
+        match &self.beside {
+            Beside::None => json!({"domain": domain, "selector": selector}),
+            Beside::Signature(second) => {
+                json!({"domain": domain, "selector": selector, "selectors": [selector, second.row.selector]})
+            }
+            Beside::LeftOut { selector: other, reason } => {
+                let left_out = json!({"selector": other, "reason": reason});
+                json!({"domain": domain, "selector": selector, "selectors": [selector], "left_out": left_out})
+            }
+        }
+    }
+}
+
+/// What all signatures of a message have in common.
+struct Work<'a> {
+    message: &'a Message<'a>,
+    body: &'a BodyHash,
+    /// Seconds.
+    now: u64,
 }
 
 /// Why there is no signature now. Mail waits; it is never sent without one.
@@ -92,78 +136,75 @@ impl NotSigned {
     }
 }
 
-/// The key that signs for a domain, parsed: to do so anew for each message costs as much as a signature.
-pub(super) struct ActiveKey {
-    row: KeyRow,
-    binding: KeyBinding,
-    stored: StoredKey,
-    signer: Signer,
-    /// What DNS last served, if it is a key of this kind.
-    published: Option<PublicKey>,
-}
-
-impl ActiveKey {
-    /// `Held` if none is active.
-    pub(super) fn among(keys: &[KeyRow]) -> Result<Self, NotSigned> {
-        let Some(row) = keys.iter().find(|key| key.state == states::ACTIVE) else { return Err(none_active()) };
-        let (binding, stored, signer) = key_parts(row).map_err(NotSigned::Failed)?;
-        let kind = signer.algorithm.signature_algorithm();
-        let published = row.published_p.as_ref().and_then(|p| PublicKey::from_p(kind, p).ok());
-        Ok(Self { row: row.clone(), binding, stored, signer, published })
-    }
-}
-
-fn none_active() -> NotSigned {
-    NotSigned::Held("no key of this domain is active".into())
-}
-
-/// What must be known before a message of one domain is signed; kept for a moment.
-pub(crate) struct Authority {
-    /// What `authorize` gave.
-    pub(super) domain: DomainRow,
-    /// `None`: none is active.
-    key: Option<ActiveKey>,
-}
-
-impl Authority {
-    pub(super) fn new(domain: DomainRow, keys: &[KeyRow]) -> Result<Self, Error> {
-        match ActiveKey::among(keys) {
-            Ok(key) => Ok(Self { domain, key: Some(key) }),
-            Err(NotSigned::Failed(error)) => Err(error),
-            Err(NotSigned::Held(_) | NotSigned::Awaiting(_)) => Ok(Self { domain, key: None }),
-        }
-    }
-
-    pub(super) fn key(&self) -> Result<&ActiveKey, NotSigned> {
-        self.key.as_ref().ok_or_else(none_active)
-    }
-}
-
 impl Engine {
-    /// Signs `raw` with the active key of `keys`, and verifies the signature against the p= last read from DNS.
-    pub(super) async fn sign_with_active_key(&self, keys: &[KeyRow], raw: &[u8]) -> Result<Signed, NotSigned> {
-        self.sign_with(&ActiveKey::among(keys)?, raw, None).await
+    /// Signs `raw` with the active keys of `keys`, and verifies the signatures against the p= last read from DNS.
+    pub(super) async fn sign_with_active_keys(&self, keys: &[KeyRow], raw: &[u8]) -> Result<Signed, NotSigned> {
+        self.sign_with(&Signers::among(keys)?, raw, None).await
     }
 
-    /// Signs `raw`, whose body hash may be known already, and verifies the signature against the p= last read from DNS.
+    /// Signs `raw`, whose body hash may be known already, and verifies each signature against the p= last read from DNS.
+    ///
+    /// With two keys (RFC 8463 5) the first one decides: mail waits for it as if it were alone, since with the other signature alone
+    /// it would be unsigned to receivers that do not know Ed25519. The second signature is a gain where it can be made, and nothing is
+    /// kept waiting for it.
     pub(super) async fn sign_with(
         &self,
-        key: &ActiveKey,
+        signers: &Signers,
         raw: &[u8],
         body: Option<&BodyHash>,
     ) -> Result<Signed, NotSigned> {
-        let ActiveKey { row, binding, stored, signer, .. } = key;
-        let published = self.published_key(key).map_err(NotSigned::Held)?;
-        if let Some(reason) = self.inner.outages.reason(&row.id) {
-            return Err(NotSigned::Awaiting(reason));
-        }
-        let internal = |error: &dyn std::fmt::Display| NotSigned::Failed(Error::Internal(error.to_string()));
+        let published = self.usable(&signers.first)?;
         let message = Message::parse(raw).map_err(|error| internal(&error))?;
-        let now = self.inner.clock.now_s();
-        let draft = match body {
-            Some(body) => sign::prepare_streamed(&message, body, signer, &POLICY, now),
-            None => sign::prepare(&message, signer, &POLICY, now),
+        let hashed;
+        let body = match body {
+            Some(body) => body,
+            None => {
+                hashed = hash(&message);
+                &hashed
+            }
         };
+        let work = Work { message: &message, body, now: self.inner.clock.now_s() };
+        match &signers.second {
+            None => Ok(Signed { first: self.signature(&signers.first, published, &work).await?, beside: Beside::None }),
+            // On the heap, so that signing with one key takes no room for two.
+            Some(second) => Box::pin(self.signatures(&signers.first, published, second, &work)).await,
+        }
+    }
+
+    /// Both at the same time: each may be a call to a KMS.
+    async fn signatures(
+        &self,
+        first: &ActiveKey,
+        published: &PublicKey,
+        second: &ActiveKey,
+        work: &Work<'_>,
+    ) -> Result<Signed, NotSigned> {
+        let beside = async { self.signature(second, self.usable(second)?, work).await };
+        let (first, beside) = join(self.signature(first, published, work), beside).await;
+        let first = first?;
+        let beside = match beside {
+            Ok(signature) => Beside::Signature(signature),
+            Err(NotSigned::Held(reason) | NotSigned::Awaiting(reason)) => {
+                self.inner.left_out.tell(&second.row, &reason, self.now_ms());
+                Beside::LeftOut { selector: second.row.selector.clone(), reason }
+            }
+            Err(failed @ NotSigned::Failed(_)) => return Err(failed),
+        };
+        Ok(Signed { first, beside })
+    }
+
+    /// The published key that a signature is verified with, if the key can be asked for one now.
+    fn usable<'k>(&self, key: &'k ActiveKey) -> Result<&'k PublicKey, NotSigned> {
+        let published = self.published_key(key).map_err(NotSigned::Held)?;
+        match self.inner.outages.reason(&key.row.id) {
+            Some(reason) => Err(NotSigned::Awaiting(reason)),
+            None => Ok(published),
+        }
+    }
+
+    async fn signature(&self, key: &ActiveKey, published: &PublicKey, work: &Work<'_>) -> Result<Signature, NotSigned> {
+        let ActiveKey { row, binding, stored, signer, .. } = key;
+        let draft = sign::prepare_streamed(work.message, work.body, signer, &POLICY, work.now);
         let draft = draft.map_err(|error| internal(&error))?;
         let signature = self.ask_custody(row, binding, stored, draft.digest()).await?;
         if !published.verify_digest(draft.digest(), &signature) {
@@ -179,7 +220,7 @@ impl Engine {
             selector: row.selector.clone(),
             algorithm: signer.algorithm.signature_algorithm().as_str().into(),
         };
-        Ok(Signed { field: draft.finish(&signature), row })
+        Ok(Signature { field: draft.finish(&signature), row })
     }
 
     /// The signature of a digest. A key that needs another machine and does not give one is asked for by probes only from now on.
@@ -239,185 +280,17 @@ impl Engine {
         if domain.signing == "disabled" {
             return Ok(Readiness::Wait { status: "held", reason: DISABLED.into() });
         }
-        match self.sign_with_active_key(&keys, &body.raw).await {
+        match self.sign_with_active_keys(&keys, &body.raw).await {
             Ok(signed) => {
                 let mut prefix = without_signatures(&body.prefix)?;
-                prefix.extend_from_slice(signed.field.as_bytes());
-                Ok(Readiness::Resigned { prefix, signatures: vec![signed.row] })
+                let signatures = signed.add_to(&mut prefix);
+                Ok(Readiness::Resigned { prefix, signatures })
             }
             Err(not_signed) => {
                 let (status, reason) = not_signed.waiting()?;
                 Ok(Readiness::Wait { status, reason })
             }
         }
-    }
-
-    /// One pass over messages that wait (scheduled and due, held, awaiting_signature): signs and queues what can go.
-    /// Returns how many were looked at. What goes wrong with one message stops no other.
-    ///
-    /// Domains at the same time, so that the slow custody of one does not keep the others; the messages of a domain one after
-    /// the other, so that the first one that finds the key unusable spares the others their call.
-    pub async fn release_waiting(&self, fence: &Fence) -> Result<usize, Error> {
-        let waiting = self.inner.store.claim_waiting(fence, self.now_ms(), RELEASE_BATCH).await?;
-        let count = waiting.len();
-        if let Err(error) = self.reread_for(&waiting).await {
-            tracing::warn!(?error, "the records that mail waits for were not read again");
-        }
-        let mut domains: BTreeMap<String, Vec<Waiting>> = BTreeMap::new();
-        for one in waiting {
-            domains.entry(one.message.domain_id.clone()).or_default().push(one);
-        }
-        let mut released: FuturesUnordered<_> =
-            domains.into_values().map(|messages| self.release_of_domain(fence, messages)).collect();
-        while let Some(()) = released.next().await {}
-        Ok(count)
-    }
-
-    async fn release_of_domain(&self, fence: &Fence, messages: Vec<Waiting>) {
-        let outages_ended = self.inner.outages.ended();
-        for one in &messages {
-            let id = &one.message.id;
-            let change = match self.release_one(one).await {
-                Ok(change) => change,
-                Err(error) => {
-                    tracing::error!(message = %id, ?error, "a waiting message could not be looked at");
-                    // Where the database is away, the release below waits until it is back.
-                    let pause = if matches!(error, Error::StoreUnavailable) { AWAY_RETRY_MS } else { WAIT_RETRY_MS };
-                    let reason = one.message.waiting_reason.clone();
-                    unsigned(&one.message.status, reason, Some(self.now_ms() + pause))
-                }
-            };
-            self.commit_release(fence, id, &change).await;
-        }
-        // A probe may have succeeded between the look at the key and the write that lets the message wait on.
-        if let Some(first) = messages.first()
-            && self.inner.outages.ended() != outages_ended
-        {
-            let (tenant, domain) = (&first.message.tenant_id, &first.message.domain_id);
-            if let Err(error) = self.inner.store.hurry_waiting(tenant, domain, self.now_ms()).await {
-                tracing::warn!(domain, ?error, "mail that waits for a key goes out at its next turn only");
-            }
-        }
-    }
-
-    /// Repeated while the database is away; whoever runs the pass ends it with the lease.
-    async fn commit_release(&self, fence: &Fence, message: &str, change: &ReleaseChange) {
-        let mut pause = RELEASE_PAUSE;
-        loop {
-            match self.inner.store.release(fence, message, change, self.now_ms()).await {
-                Ok(()) => return,
-                Err(StoreError::Unavailable(cause)) => {
-                    tracing::warn!(message, %cause, "the database is away, the release is tried again");
-                }
-                // Cancelled, or the domain was deleted, since it was claimed.
-                Err(StoreError::Stale) => return tracing::info!(message, "a waiting message changed meanwhile"),
-                Err(
-                    error @ (StoreError::InUse
-                    | StoreError::Conflict
-                    | StoreError::Contested
-                    | StoreError::Refused(_)
-                    | StoreError::Damaged(_)),
-                ) => return tracing::error!(message, %error, "a waiting message could not be released"),
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RELEASE_PAUSE_AT_MOST);
-        }
-    }
-
-    /// The records that held messages wait for are read again, each key's once and all at the same time.
-    async fn reread_for(&self, waiting: &[Waiting]) -> Result<(), Error> {
-        let held = waiting.iter().filter(|one| one.message.status == "held");
-        let domains: BTreeSet<&str> = held.map(|one| one.message.domain_id.as_str()).collect();
-        let mut due = Vec::new();
-        for domain in domains {
-            let keys = self.inner.store.delivery_keys(domain).await?;
-            due.extend(keys.into_iter().filter(|key| {
-                let rested = key.published_tried_at.is_none_or(|at| at + REREAD_MS <= self.now_ms());
-                key.state == states::ACTIVE && rested
-            }));
-        }
-        self.read_all_published(due).await;
-        Ok(())
-    }
-
-    async fn release_one(&self, waiting: &Waiting) -> Result<ReleaseChange, Error> {
-        let message = &waiting.message;
-        let now = self.now_ms();
-        let was_scheduled = message.status == "scheduled";
-        let expires_at = if was_scheduled { now + self.inner.settings.queue_lifetime_ms } else { message.expires_at };
-        if expires_at <= now {
-            let reason = message.waiting_reason.clone().unwrap_or_default();
-            let event = self.message_event(message, "message.expired", json!({"reason": reason}));
-            return Ok(ReleaseChange { events: vec![event], ..unsigned("expired", Some(reason), None) });
-        }
-        let keep_waiting = |status: &str, reason: String| {
-            let mut change = unsigned(status, Some(reason.clone()), Some(now + WAIT_RETRY_MS));
-            change.expires_at = Some(expires_at);
-            if status != message.status {
-                change.events.push(self.message_event(
-                    message,
-                    "message.held",
-                    json!({"status": status, "reason": reason}),
-                ));
-            }
-            change
-        };
-        let domain = self.inner.store.domain(&message.tenant_id, &message.domain_id).await?;
-        match domain {
-            None => return Ok(unsigned("cancelled", Some("the domain was deleted".into()), None)),
-            Some(domain) if domain.ownership != "verified" => {
-                return Ok(keep_waiting("held", NOT_PROVEN.into()));
-            }
-            Some(domain) if domain.signing == "disabled" => {
-                return Ok(keep_waiting("held", DISABLED.into()));
-            }
-            Some(_) => {}
-        }
-        let keys = self.inner.store.delivery_keys(&message.domain_id).await?;
-        // DESIGN: Date = release for scheduled and held mail; the same Date where only custody was away.
-        let raw = match message.status.as_str() {
-            "scheduled" | "held" => raw::redate(&waiting.body.raw, now),
-            _ => waiting.body.raw.clone(),
-        };
-        match self.sign_with_active_key(&keys, &raw).await {
-            Ok(signed) => Ok(self.released(waiting, raw, signed, expires_at)?),
-            Err(not_signed) => match not_signed.waiting() {
-                Ok((status, reason)) => Ok(keep_waiting(status, reason)),
-                Err(error) => {
-                    // One message that cannot be signed must not stop the others.
-                    tracing::error!(message = %message.id, ?error, "a waiting message could not be signed");
-                    Ok(keep_waiting("held", "signing failed; the operator has to look".into()))
-                }
-            },
-        }
-    }
-
-    fn released(
-        &self,
-        waiting: &Waiting,
-        raw: Vec<u8>,
-        signed: Signed,
-        expires_at: i64,
-    ) -> Result<ReleaseChange, Error> {
-        let message = &waiting.message;
-        let mut prefix = without_signatures(&waiting.body.prefix)?;
-        prefix.extend_from_slice(signed.field.as_bytes());
-        let size = i64::try_from(prefix.len() + raw.len()).unwrap_or(i64::MAX);
-        let details = json!({"domain": signed.row.domain, "selector": signed.row.selector});
-        let events = in_order(vec![
-            self.message_event(message, "message.signed", details),
-            self.message_event(message, "message.queued", json!({})),
-        ]);
-        Ok(ReleaseChange {
-            status: "queued".into(),
-            signatures: vec![signed.row],
-            body: Some(MessageBody { prefix, raw }),
-            size: Some(size),
-            waiting_reason: None,
-            release_at: None,
-            expires_at: Some(expires_at),
-            events,
-        })
     }
 
     pub(crate) fn message_event(&self, message: &MessageRow, kind: &str, details: serde_json::Value) -> EventRow {
@@ -444,50 +317,24 @@ pub(super) fn in_order(mut events: Vec<EventRow>) -> Vec<EventRow> {
     events
 }
 
-fn unsigned(status: &str, reason: Option<String>, release_at: Option<i64>) -> ReleaseChange {
-    ReleaseChange {
-        status: status.to_owned(),
-        signatures: Vec::new(),
-        body: None,
-        size: None,
-        waiting_reason: reason,
-        release_at,
-        expires_at: None,
-        events: Vec::new(),
-    }
-}
-
-/// A key row as custody and the signer want it.
-pub(crate) fn key_parts(key: &KeyRow) -> Result<(KeyBinding, StoredKey, Signer), Error> {
-    let damaged = |what: &str| Error::Internal(format!("stored key {}: {what}", key.id));
-    let domain = SigningDomain::parse(&key.domain_name).map_err(|_| damaged("domain name"))?;
-    let selector = Selector::parse(&key.selector).map_err(|_| damaged("selector"))?;
-    let algorithm = KeyAlgorithm::parse(&key.algorithm).ok_or_else(|| damaged("algorithm"))?;
-    let binding = KeyBinding {
-        tenant: key.tenant_id.clone(),
-        domain: domain.clone(),
-        selector: selector.clone(),
-        key_id: key.id.clone(),
-    };
-    let stored = StoredKey {
-        reference: key.reference.clone(),
-        sealed: key.sealed.clone(),
-        public_key: stored_public_key(key)?,
-        algorithm,
-    };
-    Ok((binding, stored, Signer { domain, selector, algorithm }))
-}
-
 /// Hash of a message's body as it will be signed.
 pub(super) fn body_hash(raw: &[u8]) -> Result<BodyHash, Error> {
     let message = Message::parse(raw).map_err(|error| Error::Internal(error.to_string()))?;
+    Ok(hash(&message))
+}
+
+fn hash(message: &Message<'_>) -> BodyHash {
     let mut hasher = BodyHasher::new(POLICY.body, None);
     hasher.update(message.body);
-    Ok(hasher.finish())
+    hasher.finish()
+}
+
+fn internal(error: &dyn std::fmt::Display) -> NotSigned {
+    NotSigned::Failed(Error::Internal(error.to_string()))
 }
 
 /// Our prefix without its DKIM-Signature fields: what is left is Received.
-fn without_signatures(prefix: &[u8]) -> Result<Vec<u8>, Error> {
+pub(super) fn without_signatures(prefix: &[u8]) -> Result<Vec<u8>, Error> {
     if prefix.is_empty() {
         return Ok(Vec::new());
     }

@@ -147,16 +147,17 @@ async fn a_rotation_is_due_by_the_policy_and_only_if_none_is_under_way(store: St
         }
     };
     let one = [row.id.clone()];
-    assert_eq!(store.signing_policy(&ann, &row.id).await.unwrap(), Some(SigningPolicyRow { rotation_days: Some(180) }));
+    let stored = || async { store.signing_policy(&ann, &row.id).await.unwrap() };
+    let days = |days| SigningPolicyRow { rotation_days: days, dual_signing: false };
+    assert_eq!(stored().await, Some(days(Some(180))));
     assert!(store.signing_policy("another", &row.id).await.unwrap().is_none());
     assert!(due(NOW + 180 * DAY - 1).await.is_empty());
     assert_eq!(due(NOW + 180 * DAY).await, one);
-    let policy =
-        |days| DomainChange { policy: Some(SigningPolicyRow { rotation_days: days }), ..DomainChange::default() };
+    let policy = |wanted| DomainChange { policy: Some(days(wanted)), ..DomainChange::default() };
     store.change_domain(&ann, &row.id, 2, &policy(Some(30))).await.unwrap();
     assert_eq!(due(NOW + 30 * DAY).await, one);
     store.change_domain(&ann, &row.id, 3, &policy(None)).await.unwrap();
-    assert_eq!(store.signing_policy(&ann, &row.id).await.unwrap(), Some(SigningPolicyRow { rotation_days: None }));
+    assert_eq!(stored().await, Some(days(None)));
     assert!(due(NOW + 9999 * DAY).await.is_empty(), "switched off");
     store.change_domain(&ann, &row.id, 4, &policy(Some(30))).await.unwrap();
     let next = further(&store, &row, NOW + 1, KeyLife::default()).await;
@@ -167,6 +168,88 @@ async fn a_rotation_is_due_by_the_policy_and_only_if_none_is_under_way(store: St
     assert_eq!(due(NOW + 30 * DAY).await, one, "an older key never replaces it");
     change_key(&store, &key, KeyChange { state: Some("retiring".into()), ..KeyChange::default() }).await;
     assert!(due(NOW + 30 * DAY).await.is_empty(), "nothing signs");
+}
+
+/// One more that makes signatures of this kind, in this state.
+async fn of_kind(store: &Store, domain: &DomainRow, algorithm: &str, state: &str, made_at: i64) -> KeyRow {
+    let life = KeyLife { state_since: made_at, ..KeyLife::default() };
+    let key = KeyRow { algorithm: algorithm.into(), created_at: made_at, life, ..key_row(domain) };
+    store.insert_key(&domain.tenant_id, &key, &audit(&domain.tenant_id, "key.created")).await.unwrap();
+    change_key(store, &key, KeyChange { state: Some(state.into()), ..KeyChange::default() }).await;
+    key
+}
+
+async fn switch_dual_signing(store: &Store, domain: &DomainRow, on: bool) {
+    let before = store.domain(&domain.tenant_id, &domain.id).await.unwrap().unwrap();
+    let policy = SigningPolicyRow { rotation_days: Some(30), dual_signing: on };
+    let change = DomainChange { policy: Some(policy.clone()), ..DomainChange::default() };
+    store.change_domain(&domain.tenant_id, &domain.id, before.version, &change).await.unwrap();
+    let after = store.domain(&domain.tenant_id, &domain.id).await.unwrap().unwrap();
+    assert_eq!((after.dual_signing, after.version), (on, before.version + 1));
+    assert_eq!(store.signing_policy(&domain.tenant_id, &domain.id).await.unwrap(), Some(policy));
+}
+
+async fn with_dual_signing_a_key_to_come_is_looked_for_unless_a_newer_one_of_its_kind_signs(store: Store) {
+    let ann = tenant(&store).await;
+    let (row, _) = signing(&store, &ann, "example.com").await;
+    let (other, _) = signing(&store, &ann, "example.org").await;
+    assert!(!row.dual_signing, "off unless switched on");
+    let ed25519 = of_kind(&store, &row, "ed25519", "pending", NOW - 1).await;
+    let rsa = of_kind(&store, &row, "rsa-4096", "published", NOW - 1).await;
+    let elsewhere = of_kind(&store, &other, "ed25519", "pending", NOW - 1).await;
+    let due = || async {
+        let mut due = ids(store.keys_to_look_for(NOW, 10).await.unwrap());
+        due.sort();
+        due
+    };
+    assert_eq!(due().await, [""; 0], "a newer key signs");
+    switch_dual_signing(&store, &row, true).await;
+    assert_eq!(due().await, std::slice::from_ref(&ed25519.id), "and not {} or {}", rsa.id, elsewhere.id);
+    let newer = of_kind(&store, &row, "ed25519", "active", NOW).await;
+    assert_eq!(due().await, [""; 0]);
+    change_key(&store, &newer, KeyChange { state: Some("revoked".into()), ..KeyChange::default() }).await;
+    assert_eq!(due().await, std::slice::from_ref(&ed25519.id));
+    switch_dual_signing(&store, &row, false).await;
+    assert_eq!(due().await, [""; 0]);
+}
+
+async fn with_dual_signing_the_key_of_each_kind_is_due_by_its_own_age(store: Store) {
+    let ann = tenant(&store).await;
+    let (row, rsa) = signing(&store, &ann, "example.com").await;
+    switch_dual_signing(&store, &row, true).await;
+    let ed25519 = of_kind(&store, &row, "ed25519", "active", NOW + 5 * DAY).await;
+    let due = |now: i64| {
+        let store = store.clone();
+        async move {
+            store.domains_to_rotate(now, None, 10).await.unwrap().into_iter().map(|row| row.id).collect::<Vec<_>>()
+        }
+    };
+    let one = [row.id.clone()];
+    assert!(due(NOW + 30 * DAY - 1).await.is_empty());
+    assert_eq!(due(NOW + 30 * DAY).await, one, "the RSA key");
+    let next = of_kind(&store, &row, "rsa-3072", "pending", NOW + 30 * DAY).await;
+    assert!(due(NOW + 35 * DAY - 1).await.is_empty(), "its successor is there");
+    assert_eq!(due(NOW + 35 * DAY).await, one, "the Ed25519 key, whatever the other one does");
+    let next_ed25519 = of_kind(&store, &row, "ed25519", "published", NOW + 35 * DAY).await;
+    assert!(due(NOW + 35 * DAY).await.is_empty());
+    // One change moves both kinds, or neither.
+    let to = |key: &KeyRow, state: &str| KeyChange {
+        key_id: key.id.clone(),
+        state: Some(state.into()),
+        life: Some(KeyLife { state_since: NOW + 40 * DAY, ..KeyLife::default() }),
+        ..KeyChange::default()
+    };
+    let version = store.domain(&ann, &row.id).await.unwrap().unwrap().version;
+    let keys = vec![to(&rsa, "retiring"), to(&ed25519, "retiring"), to(&next, "active"), to(&next_ed25519, "active")];
+    let change = DomainChange { keys, ..DomainChange::default() };
+    assert!(matches!(store.change_domain(&ann, &row.id, version + 1, &change).await, Err(StoreError::Stale)));
+    store.change_domain(&ann, &row.id, version, &change).await.unwrap();
+    let states: Vec<_> = store.keys(&ann, &row.id).await.unwrap().into_iter().map(|key| (key.id, key.state)).collect();
+    for (key, state) in [(&rsa, "retiring"), (&ed25519, "retiring"), (&next, "active"), (&next_ed25519, "active")] {
+        assert!(states.contains(&(key.id.clone(), state.to_owned())), "{states:?}");
+    }
+    assert!(due(NOW + 70 * DAY - 1).await.is_empty());
+    assert_eq!(due(NOW + 70 * DAY).await, one);
 }
 
 async fn only_waiting_rotations_are_reminded_of(store: Store) {
@@ -202,6 +285,8 @@ crate::on_every_database!(
     keys_to_come_of_domains_that_sign_are_looked_for_ever_less_often,
     a_key_retires_when_its_record_is_not_needed_any_more,
     a_rotation_is_due_by_the_policy_and_only_if_none_is_under_way,
+    with_dual_signing_a_key_to_come_is_looked_for_unless_a_newer_one_of_its_kind_signs,
+    with_dual_signing_the_key_of_each_kind_is_due_by_its_own_age,
     only_waiting_rotations_are_reminded_of,
     a_retired_remote_key_is_owed_to_be_given_up,
 );

@@ -143,6 +143,7 @@ pub(crate) fn domain_row(tenant: &str, name: &str) -> DomainRow {
         proven_at: None,
         signing: "disabled".into(),
         signing_reason: None,
+        dual_signing: false,
         version: 1,
         created_at: NOW,
     }
