@@ -468,7 +468,7 @@ fn a_revoked_key_signs_no_more_on_any_process_within_five_seconds() {
     }
     let message = json!({"from": "ann@example.test", "to": ["bob@receiver.test"], "subject": "x", "text": "y"});
     let accepted = there.post("/v1/messages", &message).expect(202).json();
-    assert_eq!((&accepted["status"], &accepted["signatures"]), (&json!("held"), &json!([])));
+    assert_eq!((&accepted["status"], &accepted["signatures"]), (&json!("awaiting_signature"), &json!([])));
     assert_eq!(world.receiver.messages().len(), 0);
 }
 

@@ -145,7 +145,7 @@ async fn a_revoked_key_of_two_leaves_the_other_and_the_last_one_suspends() {
 
         bench.engine.revoke_key(&bench.caller, &left.id).await.unwrap();
         assert_eq!(signing(&bench).await, ("suspended".to_owned(), Some("key_unavailable".to_owned())));
-        assert_eq!(bench.work_until(&later, "held").await.len(), 1, "nothing leaves unsigned");
+        assert_eq!(bench.work_until(&later, "awaiting_signature").await.len(), 1, "nothing leaves unsigned");
     }
 }
 

@@ -243,8 +243,8 @@ async fn mail_of_a_revoked_key_waits_without_another_and_goes_on_with_the_next()
     assert_eq!((revoked.state.as_str(), revoked.sealed.len()), ("revoked", 0));
     assert_eq!(signing(&bench).await, ("suspended".to_owned(), Some("key_unavailable".to_owned())));
     let later = bench.send().await;
-    bench.expect(&later, "held").await;
-    assert!(bench.work_until(&queued, "held").await.is_empty());
+    bench.expect(&later, "awaiting_signature").await;
+    assert!(bench.work_until(&queued, "awaiting_signature").await.is_empty());
     for _ in 0..2 {
         bench.engine.revoke_key(&bench.caller, &first.id).await.unwrap();
     }

@@ -45,8 +45,9 @@ impl Signers {
     }
 }
 
+/// DESIGN "authorize": with `key_unavailable` mail awaits its signature.
 fn none_active() -> NotSigned {
-    NotSigned::Held("no key of this domain is active".into())
+    NotSigned::Awaiting("no key of this domain is active".into())
 }
 
 /// What must be known before a message of one domain is signed; kept for a moment.

@@ -264,10 +264,10 @@ async fn queued_mail_of_a_revoked_key_waits_where_no_other_key_signs() {
     let first = bench.keys().await.remove(0);
     bench.change_key(&first.id, Some("revoked"), None).await;
     let (_, readiness) = bench.readiness().await;
-    assert!(matches!(readiness, Readiness::Wait { status: "held", .. }), "{readiness:?}");
+    assert!(matches!(readiness, Readiness::Wait { status: "awaiting_signature", .. }), "{readiness:?}");
     // The lease of that claim ends.
     bench.advance(60_000);
-    assert!(bench.work_until(&id, "held").await.is_empty());
+    assert!(bench.work_until(&id, "awaiting_signature").await.is_empty());
     // A key that signs again lets it go.
     let next = bench.further_key().await;
     bench.change_key(&next.id, Some(states::ACTIVE), Some(&next.public_key)).await;
