@@ -9,7 +9,8 @@ use crate::router::ApiState;
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Deserializer, Serialize};
-use signpost_engine::rows::SigningPolicyRow;
+use signpost_engine::domains::PolicyChange;
+use signpost_engine::rows::{self, SigningPolicyRow};
 use utoipa::ToSchema;
 
 /// The policy of a domain.
@@ -18,11 +19,40 @@ pub(crate) struct SigningPolicy {
     /// Days that a key signs before the next one is made; null: none is made by itself.
     #[schema(minimum = 1, maximum = 3650, required = true)]
     rotation_days: Option<i64>,
+    /// What becomes of new mail while signing is suspended with the reason `record_wrong`.
+    suspended_mail: SuspendedMail,
+}
+
+/// What becomes of new mail while DNS serves a wrong record of the key that signs: it is accepted and waits (`hold`), or it is
+/// answered with 409 `signing-suspended` (`refuse`).
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SuspendedMail {
+    Hold,
+    Refuse,
+}
+
+impl From<rows::SuspendedMail> for SuspendedMail {
+    fn from(choice: rows::SuspendedMail) -> Self {
+        match choice {
+            rows::SuspendedMail::Hold => Self::Hold,
+            rows::SuspendedMail::Refuse => Self::Refuse,
+        }
+    }
+}
+
+impl From<SuspendedMail> for rows::SuspendedMail {
+    fn from(choice: SuspendedMail) -> Self {
+        match choice {
+            SuspendedMail::Hold => Self::Hold,
+            SuspendedMail::Refuse => Self::Refuse,
+        }
+    }
 }
 
 impl From<SigningPolicyRow> for SigningPolicy {
     fn from(row: SigningPolicyRow) -> Self {
-        Self { rotation_days: row.rotation_days }
+        Self { rotation_days: row.rotation_days, suspended_mail: row.suspended_mail.into() }
     }
 }
 
@@ -34,6 +64,10 @@ pub(crate) struct SigningPolicyChange {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<i64>, minimum = 1, maximum = 3650)]
     rotation_days: Option<Option<i64>>,
+    /// What becomes of new mail while signing is suspended with the reason `record_wrong`.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = SuspendedMail, required = false)]
+    suspended_mail: Option<SuspendedMail>,
 }
 
 /// Tells null from a field that is not there.
@@ -72,5 +106,9 @@ pub(crate) async fn change_signing_policy(
     Query(()): Query<()>,
     JsonBody { value, .. }: JsonBody<SigningPolicyChange>,
 ) -> Result<Json<SigningPolicy>, Problem> {
-    Ok(Json(state.engine.change_signing_policy(&caller, &id, value.rotation_days).await?.into()))
+    let change = PolicyChange {
+        rotation_days: value.rotation_days,
+        suspended_mail: value.suspended_mail.map(rows::SuspendedMail::from),
+    };
+    Ok(Json(state.engine.change_signing_policy(&caller, &id, change).await?.into()))
 }

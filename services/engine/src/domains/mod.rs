@@ -8,9 +8,12 @@ pub(crate) mod publication;
 pub(crate) mod records;
 mod rotation;
 pub(crate) mod states;
+mod watch;
+mod watch_rules;
 
 pub use formats::Format;
 pub use import::KeyImport;
+pub use rotation::PolicyChange;
 
 use crate::custody::is_remote;
 use crate::delegation::slots;

@@ -1,11 +1,11 @@
 //! Rotation: a new key on demand or by schedule, what waits for the tenant's DNS, the end of old keys; and revocation.
 use super::key_steps::Turn;
-use super::states::{self, Circumstances, Sighting};
+use super::states::{self, Circumstances, Sighting, Step};
 use super::{DELEGATED, KEYS_PER_DOMAIN, NewKey, parse_algorithm, records};
 use crate::audit::Actor;
 use crate::custody::is_remote;
 use crate::delegation::slots;
-use crate::rows::{AuditRow, DomainRow, EventRow, KeyRow, SigningPolicyRow};
+use crate::rows::{AuditRow, DomainRow, EventRow, KeyRow, SigningPolicyRow, SuspendedMail};
 use crate::{Caller, Engine, Error, FieldError, Scope, ids};
 use futures_util::StreamExt;
 use serde_json::json;
@@ -27,6 +27,15 @@ const REMIND_AFTER_MS: i64 = 7 * 24 * 3600 * 1000;
 const CHANGE_TRIES: usize = 64;
 /// Days between rotations that a policy may name.
 const ROTATION_DAYS: std::ops::RangeInclusive<i64> = 1..=3650;
+
+/// PATCH /domains/{id}/signing-policy; `None` leaves something as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PolicyChange {
+    /// Days between rotations; `Some(None)` switches rotation by schedule off.
+    pub rotation_days: Option<Option<i64>>,
+    /// What becomes of new mail while the record is wrong.
+    pub suspended_mail: Option<SuspendedMail>,
+}
 
 impl Engine {
     /// Makes the key that is to replace the one that signs, `pending`; of the same algorithm and custody unless named.
@@ -51,15 +60,15 @@ impl Engine {
         self.inner.store.signing_policy(&caller.tenant_id, id).await?.ok_or(Error::NotFound("domain"))
     }
 
-    /// `rotation_days`: `None` leaves it as it is, `Some(None)` switches rotation by schedule off. Scope domains:write.
+    /// Scope domains:write.
     pub async fn change_signing_policy(
         &self,
         caller: &Caller,
         id: &str,
-        rotation_days: Option<Option<i64>>,
+        wish: PolicyChange,
     ) -> Result<SigningPolicyRow, Error> {
         caller.require(Scope::DomainsWrite)?;
-        if rotation_days.flatten().is_some_and(|days| !ROTATION_DAYS.contains(&days)) {
+        if wish.rotation_days.flatten().is_some_and(|days| !ROTATION_DAYS.contains(&days)) {
             let (least, most) = (ROTATION_DAYS.start(), ROTATION_DAYS.end());
             let detail =
                 format!("a whole number of days from {least} to {most} is needed, or null for no rotation by itself");
@@ -68,12 +77,14 @@ impl Engine {
         for _ in 0..CHANGE_TRIES {
             let domain = self.own_domain(caller, id).await?;
             let before = self.signing_policy_of(&domain).await?;
-            let after = SigningPolicyRow { rotation_days: rotation_days.unwrap_or(before.rotation_days) };
+            let after = SigningPolicyRow {
+                rotation_days: wish.rotation_days.unwrap_or(before.rotation_days),
+                suspended_mail: wish.suspended_mail.unwrap_or(before.suspended_mail),
+            };
             if after == before {
                 return Ok(after);
             }
-            let details = json!({"before": {"rotation_days": before.rotation_days},
-                                 "after": {"rotation_days": after.rotation_days}});
+            let details = json!({"before": policy_details(&before), "after": policy_details(&after)});
             let change = DomainChange {
                 policy: Some(after.clone()),
                 audit: vec![self.audit(caller, "signing_policy.changed", id, details)],
@@ -155,10 +166,8 @@ impl Engine {
         }
         for step in &steps {
             tracing::info!(key = %step.key_id, domain = %domain.name, from = %step.from, to = step.to, "a key changed its state");
-            if step.to == states::RETIRED || step.to == states::REVOKED {
-                self.forget(keys.iter().find(|key| key.id == step.key_id));
-            }
         }
+        self.forget_ended(keys, &steps);
         if steps.iter().any(|step| step.to == states::ACTIVE) {
             store.hurry_waiting(&domain.tenant_id, &domain.id, self.now_ms()).await?;
         }
@@ -174,6 +183,13 @@ impl Engine {
                 tracing::warn!(?error, "keys that are not to be used again are given up later");
             }
         });
+    }
+
+    /// Keys that these steps ended leave this process's memory.
+    pub(super) fn forget_ended(&self, keys: &[KeyRow], steps: &[Step]) {
+        for step in steps.iter().filter(|step| step.to == states::RETIRED || step.to == states::REVOKED) {
+            self.forget(keys.iter().find(|key| key.id == step.key_id));
+        }
     }
 
     /// Its private half leaves this process's memory.
@@ -404,6 +420,10 @@ impl Engine {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn policy_details(policy: &SigningPolicyRow) -> serde_json::Value {
+    json!({"rotation_days": policy.rotation_days, "suspended_mail": policy.suspended_mail.as_str()})
 }
 
 /// The key that the next one is to be like.

@@ -350,7 +350,8 @@ async fn processes_that_look_at_the_same_time_take_each_step_once() {
 #[tokio::test]
 async fn the_policy_is_bounded_and_can_switch_the_schedule_off() {
     let bench = Bench::start().await;
-    let change = |days| bench.engine.change_signing_policy(&bench.caller, &bench.domain, days);
+    let wish = |rotation_days| PolicyChange { rotation_days, ..PolicyChange::default() };
+    let change = |days| bench.engine.change_signing_policy(&bench.caller, &bench.domain, wish(days));
     assert_eq!(change(None).await.unwrap().rotation_days, Some(180));
     for wrong in [0, -1, 3651, i64::MAX, i64::MIN] {
         assert!(matches!(change(Some(Some(wrong))).await, Err(Error::Invalid(_))), "{wrong}");
@@ -363,7 +364,8 @@ async fn the_policy_is_bounded_and_can_switch_the_schedule_off() {
     let filter = AuditFilter { action: Some("signing_policy.changed".into()), ..AuditFilter::default() };
     let log = bench.engine.audit_log(&bench.caller, &filter, None, 10).await.unwrap().rows;
     assert_eq!(log.len(), 2, "what changes nothing is not told");
-    assert_eq!(log[0].details, json!({"before": {"rotation_days": 1}, "after": {"rotation_days": null}}));
-    let absent = bench.engine.change_signing_policy(&bench.caller, &"0".repeat(32), Some(None)).await;
+    let policy = |days: Option<i64>| json!({"rotation_days": days, "suspended_mail": "hold"});
+    assert_eq!(log[0].details, json!({"before": policy(Some(1)), "after": policy(None)}));
+    let absent = bench.engine.change_signing_policy(&bench.caller, &"0".repeat(32), wish(Some(None))).await;
     assert!(matches!(absent, Err(Error::NotFound("domain"))));
 }

@@ -39,6 +39,8 @@ const RELEASE_PAUSE_AT_MOST: Duration = Duration::from_secs(5);
 /// Why mail waits, in words for the tenant.
 const NOT_PROVEN: &str = "the domain is no longer proven by this tenant";
 const DISABLED: &str = "signing is disabled for the domain";
+pub(super) const RECORD_WRONG: &str =
+    "DNS does not serve the right record of the key that signs; signing goes on as soon as it does";
 
 /// What the worker must know before an attempt.
 #[derive(Debug)]
@@ -113,6 +115,11 @@ impl ActiveKey {
     }
 }
 
+/// docs/watching.md: nothing is signed, and nothing leaves, while receivers would not find the key.
+fn is_record_wrong(domain: &DomainRow) -> bool {
+    domain.signing == "suspended" && domain.signing_reason.as_deref() == Some("record_wrong")
+}
+
 fn none_active() -> NotSigned {
     NotSigned::Held("no key of this domain is active".into())
 }
@@ -135,6 +142,9 @@ impl Authority {
     }
 
     pub(super) fn key(&self) -> Result<&ActiveKey, NotSigned> {
+        if is_record_wrong(&self.domain) {
+            return Err(NotSigned::Held(RECORD_WRONG.into()));
+        }
         self.key.as_ref().ok_or_else(none_active)
     }
 }
@@ -229,6 +239,9 @@ impl Engine {
         };
         if domain.ownership != "verified" {
             return Ok(Readiness::Wait { status: "held", reason: NOT_PROVEN.into() });
+        }
+        if is_record_wrong(&domain) {
+            return Ok(Readiness::Wait { status: "held", reason: RECORD_WRONG.into() });
         }
         let keys = self.inner.store.delivery_keys(&message.domain_id).await?;
         let is_good =
@@ -370,6 +383,9 @@ impl Engine {
             }
             Some(domain) if domain.signing == "disabled" => {
                 return Ok(keep_waiting("held", DISABLED.into()));
+            }
+            Some(domain) if is_record_wrong(&domain) => {
+                return Ok(keep_waiting("held", RECORD_WRONG.into()));
             }
             Some(_) => {}
         }

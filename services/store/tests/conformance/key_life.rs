@@ -3,6 +3,7 @@ use crate::support::{NOW, audit, domain, event, id, key_row, proof, tenant};
 use futures_util::future::join_all;
 use signpost_store::{
     AuditFilter, DomainChange, DomainRow, KeyChange, KeyLife, KeyRow, SigningPolicyRow, Store, StoreError,
+    SuspendedMail,
 };
 
 const MINUTE: i64 = 60_000;
@@ -147,16 +148,16 @@ async fn a_rotation_is_due_by_the_policy_and_only_if_none_is_under_way(store: St
         }
     };
     let one = [row.id.clone()];
-    assert_eq!(store.signing_policy(&ann, &row.id).await.unwrap(), Some(SigningPolicyRow { rotation_days: Some(180) }));
+    let policy_row = |days| SigningPolicyRow { rotation_days: days, suspended_mail: SuspendedMail::Hold };
+    assert_eq!(store.signing_policy(&ann, &row.id).await.unwrap(), Some(policy_row(Some(180))));
     assert!(store.signing_policy("another", &row.id).await.unwrap().is_none());
     assert!(due(NOW + 180 * DAY - 1).await.is_empty());
     assert_eq!(due(NOW + 180 * DAY).await, one);
-    let policy =
-        |days| DomainChange { policy: Some(SigningPolicyRow { rotation_days: days }), ..DomainChange::default() };
+    let policy = |days| DomainChange { policy: Some(policy_row(days)), ..DomainChange::default() };
     store.change_domain(&ann, &row.id, 2, &policy(Some(30))).await.unwrap();
     assert_eq!(due(NOW + 30 * DAY).await, one);
     store.change_domain(&ann, &row.id, 3, &policy(None)).await.unwrap();
-    assert_eq!(store.signing_policy(&ann, &row.id).await.unwrap(), Some(SigningPolicyRow { rotation_days: None }));
+    assert_eq!(store.signing_policy(&ann, &row.id).await.unwrap(), Some(policy_row(None)));
     assert!(due(NOW + 9999 * DAY).await.is_empty(), "switched off");
     store.change_domain(&ann, &row.id, 4, &policy(Some(30))).await.unwrap();
     let next = further(&store, &row, NOW + 1, KeyLife::default()).await;
@@ -167,6 +168,21 @@ async fn a_rotation_is_due_by_the_policy_and_only_if_none_is_under_way(store: St
     assert_eq!(due(NOW + 30 * DAY).await, one, "an older key never replaces it");
     change_key(&store, &key, KeyChange { state: Some("retiring".into()), ..KeyChange::default() }).await;
     assert!(due(NOW + 30 * DAY).await.is_empty(), "nothing signs");
+}
+
+async fn the_policy_for_mail_of_a_suspended_domain_is_kept(store: Store) {
+    let ann = tenant(&store).await;
+    let (row, _) = signing(&store, &ann, "example.com").await;
+    let mut version = row.version;
+    for suspended_mail in [SuspendedMail::Refuse, SuspendedMail::Hold] {
+        let policy = SigningPolicyRow { rotation_days: Some(7), suspended_mail };
+        let change = DomainChange { policy: Some(policy.clone()), ..DomainChange::default() };
+        store.change_domain(&ann, &row.id, version, &change).await.unwrap();
+        version += 1;
+        assert_eq!(store.signing_policy(&ann, &row.id).await.unwrap(), Some(policy));
+        assert_eq!(SuspendedMail::parse(suspended_mail.as_str()), Some(suspended_mail));
+    }
+    assert_eq!(SuspendedMail::parse("drop"), None);
 }
 
 async fn only_waiting_rotations_are_reminded_of(store: Store) {
@@ -202,6 +218,7 @@ crate::on_every_database!(
     keys_to_come_of_domains_that_sign_are_looked_for_ever_less_often,
     a_key_retires_when_its_record_is_not_needed_any_more,
     a_rotation_is_due_by_the_policy_and_only_if_none_is_under_way,
+    the_policy_for_mail_of_a_suspended_domain_is_kept,
     only_waiting_rotations_are_reminded_of,
     a_retired_remote_key_is_owed_to_be_given_up,
 );
