@@ -26,10 +26,17 @@ pub(crate) struct SigningPolicy {
 /// What becomes of new mail while DNS serves a wrong record of the key that signs: it is accepted and waits (`hold`), or it is
 /// answered with 409 `signing-suspended` (`refuse`).
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", try_from = "String")]
 pub(crate) enum SuspendedMail {
     Hold,
     Refuse,
+}
+
+impl TryFrom<String> for SuspendedMail {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        rows::SuspendedMail::parse(&text).map(Self::from).ok_or("one of `hold`, `refuse` is needed")
+    }
 }
 
 impl From<rows::SuspendedMail> for SuspendedMail {

@@ -175,10 +175,7 @@ fn watch_state(row: &Row) -> Result<WatchState, StoreError> {
     Ok(WatchState {
         next_look_at: row.try_get("next_look_at")?,
         unsure_since: row.try_get("unsure_since")?,
-        record: WrongAnswers {
-            looks: row.try_get("record_wrong_looks")?,
-            since: row.try_get("record_wrong_since")?,
-        },
+        record: WrongAnswers { looks: row.try_get("record_wrong_looks")?, since: row.try_get("record_wrong_since")? },
         ownership: WrongAnswers {
             looks: row.try_get("ownership_wrong_looks")?,
             since: row.try_get("ownership_wrong_since")?,
@@ -210,7 +207,11 @@ pub(crate) async fn write_watch(
 }
 
 /// Another key signs from now on: what was wrong was the record of its forerunner.
-pub(crate) async fn forget_wrong_record(conn: &mut Connection<'_>, tenant: &str, domain_id: &str) -> Result<(), StoreError> {
+pub(crate) async fn forget_wrong_record(
+    conn: &mut Connection<'_>,
+    tenant: &str,
+    domain_id: &str,
+) -> Result<(), StoreError> {
     sql("UPDATE domains SET record_wrong_looks = 0, record_wrong_since = NULL WHERE tenant_id = $1 AND id = $2")
         .bind(tenant)
         .bind(domain_id)

@@ -2,7 +2,10 @@
 #![cfg(test)]
 
 use serde_json::{Value, json};
-use signpost_it::{Api, App, DEADLINE, DkimPy, Domain, PostgresServer, World, enabled_domain, wait_for};
+use signpost_it::{
+    Answer, Api, App, AppBuilder, DEADLINE, DkimPy, Domain, Named, PostgresServer, Receiver, Unbound, World,
+    enabled_domain, wait_for,
+};
 use std::time::Duration;
 
 /// Two processes on one database, one enabled domain.
@@ -18,20 +21,29 @@ struct Watched {
 
 impl Watched {
     fn start() -> Self {
-        let server = PostgresServer::start();
+        Self::start_with(|_, app| app)
+    }
+
+    /// With further settings of both processes.
+    fn start_with(settings: impl Fn(&Named, AppBuilder) -> AppBuilder) -> Self {
+        let (server, named, receiver) = (PostgresServer::start(), World::zones().start(), Receiver::start());
         let database = server.database();
-        let world = World::start_with(|app| app.env("SIGNPOST_DATABASE_URL", database.as_str()));
-        let other = App::with()
-            .dns(&world.named)
-            .relay(&world.receiver)
-            .env("SIGNPOST_DATABASE_URL", database.as_str())
-            .env("SIGNPOST_MASTER_KEY_FILE", world.app.master_key_file().display().to_string())
-            .start();
+        let process = || {
+            let app = App::with().dns(&named).relay(&receiver).env("SIGNPOST_DATABASE_URL", database.as_str());
+            settings(&named, app)
+        };
+        let app = process().start();
+        let key = app.master_key_file().display().to_string();
+        let other = process().env("SIGNPOST_MASTER_KEY_FILE", key).start();
+        let tenant = app.tenant("Ann");
+        let world = World { app, tenant, named, receiver };
         let domain = enabled_domain(&world.tenant, &world.named, "example.test", "ed25519");
         let path = format!("/v1/domains/{}/records", domain.id);
         let records = world.tenant.api.get(&path).expect(200).json()["data"].as_array().unwrap().clone();
         let watched = Self { world, _other: other, server, database, domain, records };
-        wait_for("the first look is planned", DEADLINE, || (watched.sql("SELECT next_look_at FROM domains") != "").then_some(()));
+        wait_for("the first look is planned", DEADLINE, || {
+            (watched.sql("SELECT next_look_at FROM domains") != "").then_some(())
+        });
         watched
     }
 
@@ -51,7 +63,8 @@ impl Watched {
              record_wrong_since = record_wrong_since - {ms}, ownership_wrong_since = ownership_wrong_since - {ms}"
         ));
         // While a look is under way the time is the end of its claim, a minute ahead.
-        let looked = "SELECT COUNT(*) FROM domains WHERE next_look_at > (EXTRACT(EPOCH FROM now()) * 1000)::BIGINT + 90000";
+        let looked =
+            "SELECT COUNT(*) FROM domains WHERE next_look_at > (EXTRACT(EPOCH FROM now()) * 1000)::BIGINT + 90000";
         wait_for("a look", DEADLINE, || (self.sql(looked) == "1").then_some(()));
     }
 
@@ -85,16 +98,16 @@ impl Watched {
         self.sql(text).lines().skip(1).map(str::to_owned).collect()
     }
 
-    fn post(&self) -> signpost_it::Answer {
+    fn post(&self) -> Answer {
         let message = json!({"from": "ann@example.test", "to": ["bob@receiver.test"], "subject": "x", "text": "y"});
         self.api().post("/v1/messages", &message)
     }
 
-    fn sign(&self) -> signpost_it::Answer {
+    fn sign(&self) -> Answer {
         self.api().post_message("/v1/sign", b"From: ann@example.test\r\n\r\nx\r\n")
     }
 
-    fn choose(&self, suspended_mail: &str) -> signpost_it::Answer {
+    fn choose(&self, suspended_mail: &str) -> Answer {
         let path = format!("/v1/domains/{}/signing-policy", self.domain.id);
         let body = json!({"suspended_mail": suspended_mail}).to_string();
         self.api().call("PATCH", &path, Some("application/json"), body.into_bytes())
@@ -127,7 +140,10 @@ fn a_key_record_that_is_gone_suspends_after_three_looks_and_its_return_resumes()
     watched.sign().problem(409, "signing-suspended");
     assert_eq!(watched.choose("refuse").expect(200).json(), json!({"rotation_days": 180, "suspended_mail": "refuse"}));
     watched.post().problem(409, "signing-suspended");
-    watched.api().post_message("/v1/messages/raw?rcpt=bob@receiver.test", b"From: ann@example.test\r\n\r\nx\r\n").problem(409, "signing-suspended");
+    watched
+        .api()
+        .post_message("/v1/messages/raw?rcpt=bob@receiver.test", b"From: ann@example.test\r\n\r\nx\r\n")
+        .problem(409, "signing-suspended");
     watched.choose("hold").expect(200);
     assert_eq!(watched.post().expect(202).json()["status"], "held");
     assert_eq!(watched.world.receiver.messages().len(), 0);
@@ -144,7 +160,30 @@ fn a_key_record_that_is_gone_suspends_after_three_looks_and_its_return_resumes()
     assert_eq!(watched.events(), ["domain.signing_suspended", "domain.signing_resumed"]);
     let audit = watched.api().get("/v1/audit?action=signing.suspended").expect(200).json();
     assert_eq!(audit["data"].as_array().unwrap().len(), 1, "{audit:#}");
-    assert_eq!(audit["data"][0]["actor"], "system");
+    assert_eq!(audit["data"][0]["actor_type"], "system");
+}
+
+#[test]
+fn while_a_resolver_still_has_the_record_no_answer_counts() {
+    let unbound = std::sync::OnceLock::new();
+    let watched = Watched::start_with(|named, app| {
+        let unbound: &Unbound = unbound.get_or_init(|| Unbound::start(named, &[]));
+        app.env("SIGNPOST_DNS_RESOLVERS", unbound.address().to_string())
+    });
+    let name = watched.record("dkim")["name"].as_str().unwrap();
+    let value = watched.record("dkim")["value"].as_str().unwrap();
+    let longer = format!("update delete {name}. TXT\nupdate add {name}. 3600 TXT \"{value}\"\n");
+    watched.world.named.update(name, &longer);
+    let resolver = unbound.get().unwrap();
+    wait_for("the resolver has it for an hour", DEADLINE, || (resolver.txt_ttl(name)? > 60).then_some(()));
+    watched.withdraw("dkim");
+    watched.three_looks();
+    watched.look_after(30);
+    assert_eq!(watched.standing(), json!(["verified", "enabled", null]));
+    assert_eq!(watched.events(), [""; 0]);
+    assert_eq!(watched.sql("SELECT record_wrong_looks FROM domains WHERE unsure_since IS NOT NULL"), "0");
+    // It is gone all the same: mail waits.
+    assert_eq!(watched.post().expect(202).json()["status"], "held");
 }
 
 #[test]

@@ -227,8 +227,7 @@ impl Engine {
         let now = self.now_ms();
         let opinions = opinions(look, keys, &steps);
         let mut watch = watch_rules::after_look(&before, opinions, now);
-        watch.next_look_at =
-            Some(watch_rules::next_look(&watch, now, self.inner.settings.watch_every_ms, self.dice()));
+        watch.next_look_at = Some(watch_rules::next_look(&watch, now, self.inner.settings.watch_every_ms, self.dice()));
         self.follow_watch(&turn, look.seen, &steps, &watch, &mut change);
         change.check = kept_check(&seen.row, previous.as_ref(), !change.events.is_empty());
         change.watch = Some(watch);
@@ -297,7 +296,8 @@ impl Engine {
         details["reason"] = after.1.clone().into();
         details["check"] = public_check(&seen.row).into();
         if after.0 == "suspended" {
-            details["records"] = not_ready(&seen.records).into_iter().map(|fault| fault.detail).collect::<Vec<_>>().into();
+            details["records"] =
+                not_ready(&seen.records).into_iter().map(|fault| fault.detail).collect::<Vec<_>>().into();
         }
         let (event, action) = match (loses, after.0.as_str()) {
             (true, _) => ("domain.ownership_lost", "domain.ownership_lost"),

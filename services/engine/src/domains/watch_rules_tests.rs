@@ -56,7 +56,9 @@ fn only_what_every_server_that_answers_has_wrong_is_wrong() {
     }
     assert_eq!(authoritative(&found(Status::DnssecBogus, &[Ok, Status::DnssecBogus])), Unsure);
     use Status::{CnameBroken, Misplaced, Truncated, Unusable, Wildcard};
-    for status in [Missing, Mismatch, Malformed, Duplicate, Truncated, Misplaced, Revoked, Unusable, Wildcard, CnameBroken] {
+    for status in
+        [Missing, Mismatch, Malformed, Duplicate, Truncated, Misplaced, Revoked, Unusable, Wildcard, CnameBroken]
+    {
         assert_eq!(authoritative(&found(status, &[status])), Wrong, "{status:?}");
     }
 }
@@ -140,7 +142,11 @@ fn what_is_wrong_or_unknown_is_looked_at_sooner() {
                 unsure_since: unsure.map(|minutes: i64| NOW - minutes * MINUTE_MS),
                 ..WatchState::default()
             };
-            if ownership { state.ownership = wrong } else { state.record = wrong }
+            if ownership {
+                state.ownership = wrong
+            } else {
+                state.record = wrong
+            }
             let next = (next_look(&state, NOW, INTERVAL, 0) - NOW) / MINUTE_MS;
             assert_eq!(next, expected, "{looks} {since} {unsure:?}");
         }

@@ -249,7 +249,8 @@ async fn processes_on_one_database_do_not_look_twice() {
     }
     let other = bench.sealed();
     let engines = [&bench.engine, &other, &bench.engine, &other];
-    let pass = || async { join_all(engines.map(Engine::watch_domains)).await.into_iter().map(Result::unwrap).sum::<usize>() };
+    let pass =
+        || async { join_all(engines.map(Engine::watch_domains)).await.into_iter().map(Result::unwrap).sum::<usize>() };
     assert_eq!(pass().await, 0, "the first looks are spread over the interval");
     bench.advance(6 * HOUR_MS);
     assert_eq!(pass().await, 10);
@@ -495,7 +496,10 @@ async fn the_history_keeps_looks_that_changed_something_and_the_event_says_what_
     let details = &events[0].details;
     assert_eq!(details["reason"], "record_wrong");
     assert!(details["check"].as_str().is_some_and(|id| id.starts_with("chk_")), "{details}");
-    assert!(details["records"][0].as_str().is_some_and(|text| text.contains("_domainkey") && text.contains("missing")), "{details}");
+    assert!(
+        details["records"][0].as_str().is_some_and(|text| text.contains("_domainkey") && text.contains("missing")),
+        "{details}"
+    );
     wait_for_look(&bench).await;
     look(&bench, Right, Right).await;
     let kept = checks().await;
