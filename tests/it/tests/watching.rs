@@ -42,7 +42,7 @@ impl Watched {
         let records = world.tenant.api.get(&path).expect(200).json()["data"].as_array().unwrap().clone();
         let watched = Self { world, _other: other, server, database, domain, records };
         wait_for("the first look is planned", DEADLINE, || {
-            (watched.sql("SELECT next_look_at FROM domains") != "").then_some(())
+            (!watched.sql("SELECT next_look_at FROM domains").is_empty()).then_some(())
         });
         watched
     }

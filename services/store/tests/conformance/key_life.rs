@@ -173,12 +173,10 @@ async fn a_rotation_is_due_by_the_policy_and_only_if_none_is_under_way(store: St
 async fn the_policy_for_mail_of_a_suspended_domain_is_kept(store: Store) {
     let ann = tenant(&store).await;
     let (row, _) = signing(&store, &ann, "example.com").await;
-    let mut version = row.version;
-    for suspended_mail in [SuspendedMail::Refuse, SuspendedMail::Hold] {
+    for (version, suspended_mail) in (row.version..).zip([SuspendedMail::Refuse, SuspendedMail::Hold]) {
         let policy = SigningPolicyRow { rotation_days: Some(7), suspended_mail };
         let change = DomainChange { policy: Some(policy.clone()), ..DomainChange::default() };
         store.change_domain(&ann, &row.id, version, &change).await.unwrap();
-        version += 1;
         assert_eq!(store.signing_policy(&ann, &row.id).await.unwrap(), Some(policy));
         assert_eq!(SuspendedMail::parse(suspended_mail.as_str()), Some(suspended_mail));
     }
