@@ -174,6 +174,26 @@ pub async fn read_published_key(
     }
 }
 
+/// What the first recursive resolver that answers says of a record, judged as an authoritative answer is: the second opinion on a record
+/// that stood there once and is wrong now. `None`: none answered, or it refuses what does not validate, which says nothing of the content.
+/// Not for records that are still to come: asking would plant "does not exist" in its cache (RFC 2308 5).
+pub async fn resolvers_word(
+    dns: &Dns,
+    domain: &SigningDomain,
+    expected: &Expected,
+    deadline: Duration,
+) -> Option<Status> {
+    let owner = fqdn(&expected.name)?;
+    let questions = Questions::new(dns, Instant::now() + deadline, KEY_QUESTIONS_MAX, SERVERS_MAX);
+    let zone = authority::locate_domain(&questions, domain).await.ok()?;
+    let check = Check { questions: &questions, probes: &questions, domain, zone: &zone };
+    let status = match recursive::txt(&questions, &owner).await.ok()?.word {
+        Word::Answer { reply, .. } => check.verdict(&name_text(&owner), &expected.want, &reply).await.status,
+        Word::Bogus => return None,
+    };
+    (status != Status::Unreachable).then_some(status)
+}
+
 /// RFC 6376 3.6.2.2: several records are undefined, so no key.
 fn usable_key(texts: &[String]) -> Option<String> {
     match texts {

@@ -34,6 +34,7 @@ pub const TOKEN_LEEWAY_S: i64 = 30;
 pub mod rows {
     pub use signpost_store::{
         ApiKeyRow, AuditFilter, AuditRow, Begin, CheckRow, DomainRow, EventRow, IdempotencyScope, KeyRow, MessageBody,
-        MessageRow, Page, RecipientRow, SignatureRow, SigningPolicyRow, StoredAnswer, TenantRow, UsageRow,
+        MessageRow, Page, RecipientRow, SignatureRow, SigningPolicyRow, StoredAnswer, SuspendedMail, TenantRow,
+        UsageRow,
     };
 }

@@ -1,4 +1,5 @@
-//! Published keys: the p= bytes last read from DNS, refreshed in the background. A request never waits for DNS.
+//! Published keys: the p= bytes last read from DNS. Looks at the domain read them (`domains/watch.rs`), and mail that waits for them
+//! does. A request never waits for DNS.
 use crate::{Engine, Error};
 use futures_util::StreamExt;
 use signpost_diagnosis::check::read_published_key;
@@ -6,25 +7,11 @@ use signpost_dkim::SigningDomain;
 use signpost_store::KeyRow;
 use std::time::Duration;
 
-/// DESIGN: read again once older than 6 h.
-const REFRESH_MS: i64 = 6 * 3600 * 1000;
-/// After no answer it is tried again so much later.
-const RETRY_MS: i64 = 10 * 60 * 1000;
 const READ_DEADLINE: Duration = Duration::from_secs(8);
-const BATCH: u32 = 200;
 /// Names asked for at a time: dead servers of some tenants must not hold up the others.
 const AT_A_TIME: usize = 16;
 
 impl Engine {
-    /// One pass: reads the records of signing keys that were last read more than 6 h ago. Returns how many were tried.
-    pub async fn refresh_published_keys(&self) -> Result<usize, Error> {
-        let now = self.now_ms();
-        let keys = self.inner.store.keys_to_refresh(now - REFRESH_MS, now - RETRY_MS, BATCH).await?;
-        let count = keys.len();
-        self.read_all_published(keys).await;
-        Ok(count)
-    }
-
     /// Reads several keys' records at the same time. What goes wrong with one is logged and stops no other.
     pub(crate) async fn read_all_published(&self, keys: Vec<KeyRow>) {
         let engine = self.clone();
@@ -52,6 +39,13 @@ impl Engine {
                 None
             }
         };
-        Ok(self.inner.store.record_published(&key.tenant_id, &key.id, p, self.now_ms()).await?)
+        let (store, now) = (&self.inner.store, self.now_ms());
+        store.record_published(&key.tenant_id, &key.id, p, now).await?;
+        let is_right = p == Some(key.public_key.as_str());
+        if is_right && key.published_p.as_deref() != p {
+            // Mail waits for it: whether the domain signs again is decided at once, by a look.
+            store.hurry_look(&key.tenant_id, &key.domain_id, now).await?;
+        }
+        Ok(())
     }
 }

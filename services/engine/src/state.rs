@@ -32,6 +32,8 @@ pub struct Settings {
     pub max_message: u64,
     /// SIGNPOST_QUEUE_LIFETIME in milliseconds.
     pub queue_lifetime_ms: i64,
+    /// SIGNPOST_WATCH_EVERY in milliseconds.
+    pub watch_every_ms: i64,
     /// Delivery.
     pub delivery: DeliverySettings,
 }

@@ -10,6 +10,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Deserializer, Serialize};
 use signpost_engine::domains::{PolicyChange, SigningPolicyView};
+use signpost_engine::rows;
 use utoipa::ToSchema;
 
 /// The policy of a domain.
@@ -20,13 +21,54 @@ pub(crate) struct SigningPolicy {
     rotation_days: Option<i64>,
     /// Each message gets two signatures, by an RSA and by an Ed25519 key (RFC 8463 5), where the domain has both.
     dual_signing: bool,
+    /// What becomes of new mail while signing is suspended with the reason `record_wrong`.
+    suspended_mail: SuspendedMail,
     /// What to expect of this policy and what is still to be done for it, for people. None for a new domain.
     warnings: Vec<String>,
 }
 
+/// What becomes of new mail while DNS serves a wrong record of the key that signs: it is accepted and waits (`hold`), or it is
+/// answered with 409 `signing-suspended` (`refuse`).
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase", try_from = "String")]
+pub(crate) enum SuspendedMail {
+    Hold,
+    Refuse,
+}
+
+impl TryFrom<String> for SuspendedMail {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        rows::SuspendedMail::parse(&text).map(Self::from).ok_or("one of `hold`, `refuse` is needed")
+    }
+}
+
+impl From<rows::SuspendedMail> for SuspendedMail {
+    fn from(choice: rows::SuspendedMail) -> Self {
+        match choice {
+            rows::SuspendedMail::Hold => Self::Hold,
+            rows::SuspendedMail::Refuse => Self::Refuse,
+        }
+    }
+}
+
+impl From<SuspendedMail> for rows::SuspendedMail {
+    fn from(choice: SuspendedMail) -> Self {
+        match choice {
+            SuspendedMail::Hold => Self::Hold,
+            SuspendedMail::Refuse => Self::Refuse,
+        }
+    }
+}
+
 impl From<SigningPolicyView> for SigningPolicy {
     fn from(SigningPolicyView { row, warnings }: SigningPolicyView) -> Self {
-        Self { rotation_days: row.rotation_days, dual_signing: row.dual_signing, warnings }
+        Self {
+            rotation_days: row.rotation_days,
+            dual_signing: row.dual_signing,
+            suspended_mail: row.suspended_mail.into(),
+            warnings,
+        }
     }
 }
 
@@ -45,11 +87,15 @@ pub(crate) struct SigningPolicyChange {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<bool>, nullable = false)]
     dual_signing: Option<bool>,
+    /// What becomes of new mail while signing is suspended with the reason `record_wrong`.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = SuspendedMail, required = false)]
+    suspended_mail: Option<SuspendedMail>,
 }
 
 impl From<SigningPolicyChange> for PolicyChange {
-    fn from(SigningPolicyChange { rotation_days, dual_signing }: SigningPolicyChange) -> Self {
-        Self { rotation_days, dual_signing }
+    fn from(SigningPolicyChange { rotation_days, dual_signing, suspended_mail }: SigningPolicyChange) -> Self {
+        Self { rotation_days, dual_signing, suspended_mail: suspended_mail.map(rows::SuspendedMail::from) }
     }
 }
 

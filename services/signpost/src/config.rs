@@ -236,6 +236,9 @@ pub(crate) struct ServeArgs {
     /// How long a message is tried, for example `5d`, `12h`, `90m`, `600s`
     #[arg(long, env = "SIGNPOST_QUEUE_LIFETIME", default_value = "5d", value_parser = parse_duration_ms)]
     pub(crate) queue_lifetime: i64,
+    /// How often the records of each domain that signs are looked at: 5m to 6h. What is wrong is looked at sooner
+    #[arg(long, env = "SIGNPOST_WATCH_EVERY", default_value = "6h", value_parser = parse_watch_interval_ms)]
+    pub(crate) watch_every: i64,
     /// Largest built message, for example `25MB` (25,000,000 octets)
     #[arg(long, env = "SIGNPOST_MAX_MESSAGE", default_value = "25MB", value_parser = parse_size)]
     pub(crate) max_message: u64,
@@ -294,6 +297,7 @@ impl ServeArgs {
             egress_ips: self.service.egress_ips.clone(),
             max_message: self.max_message,
             queue_lifetime_ms: self.queue_lifetime,
+            watch_every_ms: self.watch_every,
             delivery: DeliverySettings {
                 relay: self.relay()?,
                 smtp_port: self.smtp_port,
@@ -489,6 +493,15 @@ fn parse_duration_ms(text: &str) -> Result<i64, String> {
         .ok_or_else(|| "more than nothing and at most 30d is needed".to_owned())
 }
 
+/// Between looks at a domain. DESIGN "Published keys": what DNS served is read again once it is older than 6 h.
+fn parse_watch_interval_ms(text: &str) -> Result<i64, String> {
+    let bounds = 5 * 60_000..=6 * 3_600_000;
+    parse_duration_ms(text)
+        .ok()
+        .filter(|ms| bounds.contains(ms))
+        .ok_or_else(|| "5m to 6h is needed, for example 2h".to_owned())
+}
+
 /// `25MB` (decimal), `500kB`, or octets.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
@@ -635,6 +648,13 @@ mod tests {
         for bad in ["", "d", "5", "-1d", "0s", "5w", "31d", "2592001s", "99999999999999999d"] {
             assert!(parse_duration_ms(bad).is_err(), "{bad}");
         }
+        for (text, ms) in [("5m", 300_000), ("6h", 21_600_000), ("600s", 600_000)] {
+            assert_eq!(parse_watch_interval_ms(text), Ok(ms));
+        }
+        for bad in ["", "299s", "4m", "7h", "1d", "6"] {
+            assert!(parse_watch_interval_ms(bad).is_err(), "{bad}");
+        }
+        assert_eq!(serve(&[]).watch_every, 21_600_000);
         for bad in ["", "MB", "-1", "0", "25GB", "101MB"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }

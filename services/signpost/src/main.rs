@@ -168,6 +168,7 @@ fn offline_engine(store: Store) -> Outcome<Engine> {
         egress_ips: Vec::new(),
         max_message: 25_000_000,
         queue_lifetime_ms: 5 * 86_400_000,
+        watch_every_ms: 6 * 3_600_000,
         delivery: signpost_engine::delivery::DeliverySettings {
             relay: None,
             smtp_port: 25,

@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 const FLUSH_EVERY: Duration = Duration::from_secs(10);
-const REFRESH_EVERY: Duration = Duration::from_secs(60);
+/// How exactly the time of a domain's next look is kept.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
 const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
 /// An opened private key that is not used leaves the memory after one to two of these.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
@@ -243,11 +244,11 @@ pub(crate) fn start_background(
 fn start_worker(engine: &Engine, tls: ClientTls, background: &Background, shutdown: &CancellationToken) {
     background.spawn("the delivery worker", worker::run(engine.clone(), tls, shutdown.clone()));
     let e = engine.clone();
-    let refresh = every(REFRESH_EVERY, shutdown.clone(), move || {
+    let watch = every(WATCH_EVERY, shutdown.clone(), move || {
         let e = e.clone();
-        async move { report("published keys", e.refresh_published_keys().await.map(|_| ())) }
+        async move { report("looks at domains", e.watch_domains().await.map(|_| ())) }
     });
-    background.spawn("the reading of published keys", refresh);
+    background.spawn("the watch over domains", watch);
     let e = engine.clone();
     let expire = every(EXPIRE_EVERY, shutdown.clone(), move || {
         let e = e.clone();

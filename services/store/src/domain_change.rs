@@ -6,6 +6,7 @@ use crate::events::insert_event;
 use crate::key_life::{write_life, write_policy};
 use crate::queue::refresh_status;
 use crate::statement::{Connection, sql};
+use crate::watch::{forget_wrong_record, write_watch};
 use crate::{AuditRow, Claim, DomainChange, EventRow, KeyChange, Store, StoreError};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -155,6 +156,12 @@ async fn apply(
     }
     if change.keys.iter().any(|key| key.state.is_some()) {
         follow_keys(conn, domain_id).await?;
+    }
+    if change.keys.iter().any(|key| key.state.as_deref() == Some("active")) {
+        forget_wrong_record(conn, tenant, domain_id).await?;
+    }
+    if let Some(watch) = &change.watch {
+        write_watch(conn, tenant, domain_id, watch).await?;
     }
     if let Some(check) = &change.check {
         insert_check(conn, tenant, domain_id, check).await?;

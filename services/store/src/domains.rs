@@ -4,7 +4,7 @@ use crate::db::{json, json_text, page, page_probe};
 use crate::delegation::{admit_key, fill_slot};
 use crate::key_life::{key_life, write_life};
 use crate::statement::{Connection, On, Row, sql, sql_in};
-use crate::{AuditRow, EventRow, KeyLife, Page, SigningPolicyRow, Store, StoreError};
+use crate::{AuditRow, EventRow, KeyLife, Page, SigningPolicyRow, Store, StoreError, WatchState};
 
 /// Newest checks of a domain that are kept.
 const CHECKS_KEPT: i64 = 100;
@@ -167,6 +167,8 @@ pub struct DomainChange {
     pub claim: Option<Claim>,
     /// A new policy.
     pub policy: Option<SigningPolicyRow>,
+    /// What watching knows from now on.
+    pub watch: Option<WatchState>,
     /// Events.
     pub events: Vec<EventRow>,
     /// Audit rows.

@@ -31,6 +31,33 @@ pub struct SigningPolicyRow {
     pub rotation_days: Option<i64>,
     /// An RSA and an Ed25519 key sign beside each other (RFC 8463 5). `DomainRow::dual_signing` is the same.
     pub dual_signing: bool,
+    /// What becomes of new mail while the record of the key that signs is wrong.
+    pub suspended_mail: SuspendedMail,
+}
+
+/// What becomes of new mail of a domain whose signing is suspended because its record is wrong.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SuspendedMail {
+    /// It is accepted and waits.
+    #[default]
+    Hold,
+    /// It is not accepted.
+    Refuse,
+}
+
+impl SuspendedMail {
+    /// As stored and shown: `hold`, `refuse`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hold => "hold",
+            Self::Refuse => "refuse",
+        }
+    }
+
+    /// The reverse of `as_str`.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Hold, Self::Refuse].into_iter().find(|choice| choice.as_str() == text)
+    }
 }
 
 impl Store {
@@ -102,28 +129,6 @@ impl Store {
                                         AND (signing.created_at, signing.id) > (dkim_keys.created_at, dkim_keys.id))
                         ORDER BY COALESCE(dkim_keys.published_tried_at, 0), dkim_keys.id LIMIT $2")
         .bind(now)
-        .bind(i64::from(limit))
-        .fetch_all(self.readers())
-        .await?;
-        rows.iter().map(key).collect()
-    }
-
-    /// Keys `active` or `retiring` of domains with signing enabled or suspended whose published p= was last read before
-    /// `read_before` and last asked for before `tried_before`; longest untried first (system, for the refresh).
-    pub async fn keys_to_refresh(
-        &self,
-        read_before: i64,
-        tried_before: i64,
-        limit: u32,
-    ) -> Result<Vec<KeyRow>, StoreError> {
-        let rows = sql("SELECT dkim_keys.* FROM dkim_keys JOIN domains ON domains.id = dkim_keys.domain_id
-                        WHERE dkim_keys.state IN ('active', 'retiring')
-                        AND (dkim_keys.published_read_at IS NULL OR dkim_keys.published_read_at < $1)
-                        AND (dkim_keys.published_tried_at IS NULL OR dkim_keys.published_tried_at < $2)
-                        AND domains.deleted_at IS NULL AND domains.signing IN ('enabled', 'suspended')
-                        ORDER BY COALESCE(dkim_keys.published_tried_at, 0), dkim_keys.id LIMIT $3")
-        .bind(read_before)
-        .bind(tried_before)
         .bind(i64::from(limit))
         .fetch_all(self.readers())
         .await?;
@@ -216,16 +221,19 @@ impl Store {
 
     /// Of a domain that is not deleted.
     pub async fn signing_policy(&self, tenant: &str, domain_id: &str) -> Result<Option<SigningPolicyRow>, StoreError> {
-        let row = sql("SELECT rotation_days, dual_signing FROM domains
+        let row = sql("SELECT rotation_days, dual_signing, suspended_mail FROM domains
                        WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL")
         .bind(tenant)
         .bind(domain_id)
         .fetch_optional(self.readers())
         .await?;
         let policy = |row: Row| {
+            let suspended_mail = SuspendedMail::parse(row.try_get("suspended_mail")?)
+                .ok_or_else(|| StoreError::Damaged("a policy of suspended mail that we do not know".into()))?;
             Ok(SigningPolicyRow {
                 rotation_days: row.try_get("rotation_days")?,
                 dual_signing: row.try_get("dual_signing")?,
+                suspended_mail,
             })
         };
         row.map(policy).transpose()
@@ -275,11 +283,12 @@ pub(crate) async fn write_policy(
     domain_id: &str,
     policy: &SigningPolicyRow,
 ) -> Result<(), StoreError> {
-    sql("UPDATE domains SET rotation_days = $3, dual_signing = $4 WHERE tenant_id = $1 AND id = $2")
+    sql("UPDATE domains SET rotation_days = $3, dual_signing = $4, suspended_mail = $5 WHERE tenant_id = $1 AND id = $2")
         .bind(tenant)
         .bind(domain_id)
         .bind(policy.rotation_days)
         .bind(policy.dual_signing)
+        .bind(policy.suspended_mail.as_str())
         .execute(conn)
         .await?;
     Ok(())

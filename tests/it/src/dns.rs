@@ -340,6 +340,15 @@ impl Unbound {
         SocketAddr::from(([127, 0, 0, 1], self.port.number()))
     }
 
+    /// Asks for TXT as anybody would; for how many seconds the answer will be kept, if there is one.
+    pub fn txt_ttl(&self, name: &str) -> Option<u32> {
+        let output = Command::new(find("dig", "dnsutils"))
+            .args(["@127.0.0.1", "-p", &self.port.number().to_string(), "+noall", "+answer", name, "TXT"])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).split_whitespace().nth(1)?.parse().ok()
+    }
+
     /// Asks for TXT as anybody would; gives the response code, such as NXDOMAIN.
     pub fn ask_txt(&self, name: &str) -> String {
         let output = Command::new(find("dig", "dnsutils"))

@@ -367,7 +367,7 @@ fn a_delegated_domain_has_no_name_for_a_second_key_and_says_so() {
     let problem = refused.problem(422, "invalid-request");
     assert_eq!(refused.pointers(), ["/dual_signing"]);
     assert!(problem["errors"][0]["detail"].as_str().unwrap().contains("three names"), "{problem:#}");
-    let unchanged = json!({"rotation_days": 180, "dual_signing": false, "warnings": []});
+    let unchanged = json!({"rotation_days": 180, "dual_signing": false, "suspended_mail": "hold", "warnings": []});
     assert_eq!(patch(json!({"dual_signing": false})).expect(200).json(), unchanged);
 }
 

@@ -585,7 +585,7 @@ fn wrong_requests_about_keys_are_refused_and_change_nothing() {
         answer.problem(422, "invalid-request");
         assert_eq!(answer.pointers(), ["/dual_signing"], "{body}");
     }
-    let unchanged = json!({"rotation_days": 180, "dual_signing": false, "warnings": []});
+    let unchanged = json!({"rotation_days": 180, "dual_signing": false, "suspended_mail": "hold", "warnings": []});
     assert_eq!(api.get(&policy).expect(200).json(), unchanged);
     // A body that says nothing is none.
     assert_eq!(json_call("POST", &rotate, "{}").expect(201).json()["algorithm"], "ed25519");

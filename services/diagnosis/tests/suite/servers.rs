@@ -1,6 +1,6 @@
 //! Servers that disagree, are silent, refuse, delegate, or are not public.
 use crate::bind::{Bind, Zone, free_port};
-use signpost_diagnosis::check::{Expected, Finding, Status, Want, check, read_published_key};
+use signpost_diagnosis::check::{Expected, Finding, Status, Want, check, read_published_key, resolvers_word};
 use signpost_diagnosis::dns::{Dns, DnsSettings, LookupError, MxHost};
 use signpost_diagnosis::guard::Guard;
 use signpost_dkim::SigningDomain;
@@ -394,6 +394,30 @@ async fn lookups_tell_absence_from_trouble() {
     assert_eq!(addresses.len(), 2);
     assert_eq!(dns.addresses("two.example.test").await, Err(LookupError::NoData));
     assert_eq!(dns.addresses("gone.example.test").await, Err(LookupError::NoName));
+}
+
+/// What a resolver that knows this of the name says about the record of `key(1)`, which the zone's own server does not have.
+async fn second_opinion(remembered: &str) -> Option<Status> {
+    let authority = Bind::start(&[Zone::new("example.test", &["unrelated TXT x"])]);
+    let resolver = Bind::start(&[Zone::new("example.test", &[remembered])]);
+    let dns = Dns::new(DnsSettings {
+        resolvers: vec![resolver.address],
+        authority_port: authority.address.port(),
+        guard: Guard { allow: vec!["127.0.0.0/8".parse().unwrap()] },
+    });
+    let dns = dns.unwrap();
+    assert_eq!(check_key(&dns, &key(1)).await.status, Status::Missing);
+    let expected = Expected { name: NAME.to_owned(), want: Want::DkimKey { key: key(1) } };
+    resolvers_word(&dns, &domain(), &expected, DEADLINE).await
+}
+
+#[tokio::test]
+async fn a_resolver_is_asked_for_a_second_opinion_on_a_record_that_is_gone() {
+    assert_eq!(second_opinion(&key_line("s1._domainkey", &key(1))).await, Some(Status::Ok), "still in its cache");
+    assert_eq!(second_opinion(&key_line("s1._domainkey", &key(2))).await, Some(Status::Mismatch));
+    assert_eq!(second_opinion("unrelated TXT x").await, Some(Status::Missing));
+    // A referral: it is no resolver for this name, so it has no opinion.
+    assert_eq!(second_opinion("_domainkey NS ns.elsewhere.test.").await, None);
 }
 
 #[test]

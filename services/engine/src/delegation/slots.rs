@@ -69,7 +69,7 @@ impl Engine {
             return Ok(None);
         }
         if domain.ownership == "lost" {
-            let detail = "this name belongs to another account now; no key is made for it";
+            let detail = "this name is not proven to be yours any more; no key is made for it";
             return Err(Error::Invalid(vec![FieldError::at("", detail)]));
         }
         let keys = store.keys(&domain.tenant_id, &domain.id).await?;

@@ -81,6 +81,7 @@ fn settings(relay: SocketAddr) -> Settings {
         egress_ips: Vec::new(),
         max_message: 25_000_000,
         queue_lifetime_ms: LIFETIME,
+        watch_every_ms: 6 * 3_600_000,
         delivery: DeliverySettings { relay: Some(relay), smtp_port: 25, in_flight: 4, guard: Guard::default() },
     }
 }

@@ -9,7 +9,7 @@ use crate::{Caller, Engine, Error, FieldError, Scope};
 use serde_json::json;
 use signpost_diagnosis::check::{self, Expected, Finding, Status};
 use signpost_dkim::record;
-use signpost_store::{CheckRow, Claim, DomainChange, DomainRow, EventRow, KeyRow, NameVersion, StoreError};
+use signpost_store::{CheckRow, Claim, DomainChange, DomainRow, EventRow, NameVersion, StoreError, WatchState};
 use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -27,12 +27,22 @@ const CHECKS_PER_MINUTE: usize = 120;
 const CHANGE_TRIES: usize = 64;
 
 /// What DNS said, not yet applied.
-struct Observation {
-    row: CheckRow,
-    records: Vec<CheckedRecord>,
-    ownership_ok: bool,
-    keys: Vec<Sighting>,
-    name: NameVersion,
+pub(super) struct Observation {
+    pub(super) row: CheckRow,
+    pub(super) records: Vec<CheckedRecord>,
+    /// What was asked for, record by record.
+    pub(super) asked: Vec<Asked>,
+    pub(super) ownership_ok: bool,
+    pub(super) keys: Vec<Sighting>,
+    pub(super) name: NameVersion,
+}
+
+/// What a record of an observation was asked for.
+pub(super) struct Asked {
+    pub(super) expected: Expected,
+    /// The key whose record it is.
+    pub(super) key_id: Option<String>,
+    pub(super) proves_ownership: bool,
 }
 
 impl Engine {
@@ -64,6 +74,10 @@ impl Engine {
             if domain.ownership != "verified" {
                 return Err(Error::ClaimContested);
             }
+            if domain.signing == "enabled" {
+                // The check has found right what it was suspended for.
+                return self.view(domain).await;
+            }
             let keys = self.inner.store.keys(&domain.tenant_id, id).await?;
             if states::required_keys(&keys, domain.dual_signing).is_empty() {
                 let detail = "the domain has no key that could sign; make one with POST /v1/domains/{id}/keys/rotate";
@@ -85,6 +99,7 @@ impl Engine {
             };
             self.turn(&turn, &mut change);
             change.signing = Some(("enabled".into(), None));
+            change.watch = Some(WatchState::default());
             match self.inner.store.change_domain(&domain.tenant_id, id, domain.version, &change).await {
                 Ok(()) => {
                     self.inner.store.hurry_waiting(&domain.tenant_id, id, self.now_ms()).await?;
@@ -169,7 +184,9 @@ impl Engine {
                 Circumstances { now: observation.row.checked_at, ..self.circumstances(&domain, &observation.keys) };
             let barred = self.barred(&keys, circumstances).await;
             let circumstances = Circumstances { barred: &barred, ..circumstances };
-            let change = self.plan(caller, &domain, &keys, &observation, previous.as_ref(), circumstances);
+            let because = json!({"check": public_check(&observation.row)});
+            let turn = Turn { actor: Actor::Caller(caller), domain: &domain, keys: &keys, circumstances, because };
+            let change = self.plan(&turn, &observation, previous.as_ref()).await?;
             match self.inner.store.change_domain(&domain.tenant_id, &id, domain.version, &change).await {
                 Ok(()) => {
                     self.inner.store.hurry_waiting(&domain.tenant_id, &id, self.now_ms()).await?;
@@ -182,7 +199,7 @@ impl Engine {
         Err(Error::Busy)
     }
 
-    async fn observe(&self, domain: &DomainRow) -> Result<Observation, Error> {
+    pub(super) async fn observe(&self, domain: &DomainRow) -> Result<Observation, Error> {
         let store = &self.inner.store;
         let began = Instant::now();
         // Before DNS is asked: a claim decided while we look must make ours fail.
@@ -199,6 +216,7 @@ impl Engine {
         let ttl_deadline = WHOLE_DEADLINE.saturating_sub(began.elapsed());
         let found_keys = self.sightings(&signing_domain, &keys, listed.iter().zip(&findings), ttl_deadline).await;
         let too_old = !token_can_win(domain, &name);
+        let asked = listed.iter().map(Asked::from).collect();
         let mut records: Vec<_> = listed.into_iter().zip(findings).map(|(l, f)| checked_record(l, f)).collect();
         if let Some(ownership) = records.iter_mut().find(|r| r.record.purpose == Purpose::Ownership)
             && ownership.record.status == Status::Ok.as_str()
@@ -218,48 +236,47 @@ impl Engine {
             checked_at: self.now_ms(),
             records: serde_json::to_value(&records).map_err(|error| Error::Internal(error.to_string()))?,
         };
-        Ok(Observation { row, records, ownership_ok, keys: found_keys, name })
+        Ok(Observation { row, records, asked, ownership_ok, keys: found_keys, name })
     }
 
-    /// The change that an observation makes of a domain as it is now.
-    fn plan(
+    /// The change that a check makes of a domain as it is now.
+    async fn plan(
         &self,
-        caller: &Caller,
-        domain: &DomainRow,
-        keys: &[KeyRow],
+        turn: &Turn<'_>,
         seen: &Observation,
         previous: Option<&CheckRow>,
-        circumstances: Circumstances<'_>,
-    ) -> DomainChange {
-        let at = seen.row.checked_at;
+    ) -> Result<DomainChange, Error> {
         let mut change = DomainChange { check: Some(seen.row.clone()), ..DomainChange::default() };
-        if seen.ownership_ok && domain.ownership != "verified" && token_can_win(domain, &seen.name) {
-            change.ownership = Some(("verified".into(), Some(at)));
-            change.claim = Some(Claim {
-                name: domain.name.clone(),
-                seen_version: seen.name.version,
-                at,
-                loser_event: self.loser_event(domain, &seen.name),
-            });
-            change.events.push(self.domain_event(domain, "domain.verified", json!({"check": public_check(&seen.row)})));
-            change.audit.push(self.audit(
-                caller,
-                "domain.verified",
-                &domain.id,
-                json!({"before": domain.ownership, "after": "verified"}),
-            ));
-        }
-        let because = json!({"check": public_check(&seen.row)});
-        self.turn(&Turn { actor: Actor::Caller(caller), domain, keys, circumstances, because }, &mut change);
+        self.prove_again(turn, seen, &mut change);
+        let steps = self.turn(turn, &mut change);
+        self.watch_after_check(turn, seen, &steps, &mut change).await?;
         if seen.row.verdict == "fail" && previous.is_none_or(|p| p.verdict != "fail") {
             let wrong: Vec<_> = not_ready(&seen.records).into_iter().map(|e| e.detail).collect();
             change.events.push(self.domain_event(
-                domain,
+                turn.domain,
                 "domain.check_failed",
                 json!({"check": public_check(&seen.row), "records": wrong}),
             ));
         }
-        change
+        Ok(change)
+    }
+
+    /// Ownership, where the record proves it and it is not proven, or lost since that record was gone for a while.
+    pub(super) fn prove_again(&self, turn: &Turn<'_>, seen: &Observation, change: &mut DomainChange) {
+        let (domain, at) = (turn.domain, seen.row.checked_at);
+        if !seen.ownership_ok || domain.ownership == "verified" || !token_can_win(domain, &seen.name) {
+            return;
+        }
+        change.ownership = Some(("verified".into(), domain.proven_at.is_none().then_some(at)));
+        change.claim = Some(Claim {
+            name: domain.name.clone(),
+            seen_version: seen.name.version,
+            at,
+            loser_event: self.loser_event(domain, &seen.name),
+        });
+        change.events.push(self.domain_event(domain, "domain.verified", json!({"check": public_check(&seen.row)})));
+        let details = json!({"before": domain.ownership, "after": "verified"});
+        change.audit.push(self.audit_by(turn.actor, &domain.tenant_id, "domain.verified", &domain.id, details));
     }
 
     fn loser_event(&self, domain: &DomainRow, name: &NameVersion) -> Option<EventRow> {
@@ -300,18 +317,29 @@ impl Engine {
     }
 }
 
-fn public_check(row: &CheckRow) -> String {
+pub(super) fn public_check(row: &CheckRow) -> String {
     crate::ids::public("chk", &row.id)
 }
 
 /// DESIGN "Claims": a proven name passes to another domain row only by a token issued after the owner's proof, and the token of a
-/// row that lost the name never wins it back, also when nobody owns it now.
-fn token_can_win(domain: &DomainRow, name: &NameVersion) -> bool {
-    domain.ownership != "lost"
-        && name
-            .owner
-            .as_ref()
-            .is_none_or(|owner| owner.domain_id == domain.id || domain.token_issued_at > owner.proven_at)
+/// row that lost the name to another never wins it back, also when nobody owns it now. A row that lost it because its record was gone
+/// is the owner until somebody else proves the name.
+pub(super) fn token_can_win(domain: &DomainRow, name: &NameVersion) -> bool {
+    match &name.owner {
+        Some(owner) if owner.domain_id == domain.id => true,
+        Some(owner) => domain.ownership != "lost" && domain.token_issued_at > owner.proven_at,
+        None => domain.ownership != "lost",
+    }
+}
+
+impl From<&Listed> for Asked {
+    fn from(listed: &Listed) -> Self {
+        Self {
+            expected: listed.expected.clone(),
+            key_id: listed.key_id.clone(),
+            proves_ownership: listed.view.purpose == Purpose::Ownership,
+        }
+    }
 }
 
 /// (key id, right?, p= found or empty) of a DKIM record, unless no server answered or they disagree: while a change spreads over
@@ -378,7 +406,7 @@ fn verdict(records: &[CheckedRecord]) -> &'static str {
 }
 
 /// One entry for each required record that is not ok.
-fn not_ready(records: &[CheckedRecord]) -> Vec<FieldError> {
+pub(super) fn not_ready(records: &[CheckedRecord]) -> Vec<FieldError> {
     records
         .iter()
         .enumerate()

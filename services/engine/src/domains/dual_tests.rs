@@ -9,7 +9,7 @@ use crate::rows::AuditFilter;
 const DAY_MS: i64 = 24 * HOUR_MS;
 
 async fn switch(bench: &Bench, on: bool) -> SigningPolicyView {
-    let wanted = PolicyChange { rotation_days: None, dual_signing: Some(on) };
+    let wanted = PolicyChange { dual_signing: Some(on), ..PolicyChange::default() };
     bench.engine.change_signing_policy(&bench.caller, &bench.domain, &wanted).await.unwrap()
 }
 
@@ -225,7 +225,7 @@ async fn switched_off_the_ed25519_key_retires_and_what_it_signed_leaves_as_it_is
     assert_eq!(states(&bench).await, ["retiring", "retiring", "revoked", "active"]);
     let filter = AuditFilter { action: Some("signing_policy.changed".into()), ..AuditFilter::default() };
     let log = bench.engine.audit_log(&bench.caller, &filter, None, 10).await.unwrap().rows;
-    let told = |dual: bool| json!({"rotation_days": 180, "dual_signing": dual});
+    let told = |dual: bool| json!({"rotation_days": 180, "dual_signing": dual, "suspended_mail": "hold"});
     assert_eq!(log.len(), 2);
     assert_eq!(log[0].details, json!({"before": told(true), "after": told(false)}));
 }

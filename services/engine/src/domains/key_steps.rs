@@ -129,9 +129,10 @@ impl Engine {
             .any(|key| key.state == states::ACTIVE && !steps.iter().any(|step| left(step) && step.key_id == key.id));
         let lost = !others_sign && steps.iter().any(|step| step.from == states::ACTIVE && step.to == states::REVOKED);
         let wants_a_key = matches!(domain.signing_reason.as_deref(), Some("key_unavailable" | "record_wrong"));
+        let record_wrong = domain.signing_reason.as_deref() == Some("record_wrong");
         let (action, signing, reason) = if activated && domain.signing == "suspended" && wants_a_key {
             ("resumed", "enabled", None)
-        } else if lost && !activated && domain.signing == "enabled" {
+        } else if lost && !activated && (domain.signing == "enabled" || record_wrong) {
             ("suspended", "suspended", Some("key_unavailable"))
         } else {
             return;

@@ -9,6 +9,8 @@ pub(crate) mod publication;
 pub(crate) mod records;
 mod rotation;
 pub(crate) mod states;
+mod watch;
+mod watch_rules;
 
 pub use formats::Format;
 pub use import::KeyImport;

@@ -4,7 +4,7 @@ use super::DELEGATED;
 use super::key_steps::Turn;
 use super::states::{self, Circumstances, Place, Step};
 use crate::audit::Actor;
-use crate::rows::{DomainRow, KeyRow, SigningPolicyRow};
+use crate::rows::{DomainRow, KeyRow, SigningPolicyRow, SuspendedMail};
 use crate::{Caller, Engine, Error, FieldError, ids};
 use serde_json::json;
 use signpost_dkim::KeyAlgorithm;
@@ -22,6 +22,18 @@ pub struct PolicyChange {
     pub rotation_days: Option<Option<i64>>,
     /// RFC 8463 5: an RSA and an Ed25519 signature in each message.
     pub dual_signing: Option<bool>,
+    /// What becomes of new mail while the record is wrong.
+    pub suspended_mail: Option<SuspendedMail>,
+}
+
+impl PolicyChange {
+    pub(super) fn applied_to(&self, before: &SigningPolicyRow) -> SigningPolicyRow {
+        SigningPolicyRow {
+            rotation_days: self.rotation_days.unwrap_or(before.rotation_days),
+            dual_signing: self.dual_signing.unwrap_or(before.dual_signing),
+            suspended_mail: self.suspended_mail.unwrap_or(before.suspended_mail),
+        }
+    }
 }
 
 /// A policy with what its owner should know of it.
@@ -76,7 +88,11 @@ impl Engine {
 
 /// As the audit log tells of a policy.
 pub(super) fn told(policy: &SigningPolicyRow) -> serde_json::Value {
-    json!({"rotation_days": policy.rotation_days, "dual_signing": policy.dual_signing})
+    json!({
+        "rotation_days": policy.rotation_days,
+        "dual_signing": policy.dual_signing,
+        "suspended_mail": policy.suspended_mail.as_str(),
+    })
 }
 
 /// Three names are published for a delegated domain: one for the key that signs, one for the key that replaces it, and one that stays

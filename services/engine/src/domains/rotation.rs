@@ -75,10 +75,7 @@ impl Engine {
                 policy::refuse_if_delegated(&domain)?;
             }
             let before = self.signing_policy_of(&domain).await?;
-            let after = SigningPolicyRow {
-                rotation_days: wanted.rotation_days.unwrap_or(before.rotation_days),
-                dual_signing: wanted.dual_signing.unwrap_or(before.dual_signing),
-            };
+            let after = wanted.applied_to(&before);
             if after == before {
                 return self.policy_view(&domain.tenant_id, id, after).await;
             }
@@ -174,10 +171,8 @@ impl Engine {
     pub(super) async fn after_steps(&self, domain: &DomainRow, keys: &[KeyRow], steps: &[Step]) -> Result<(), Error> {
         for step in steps {
             tracing::info!(key = %step.key_id, domain = %domain.name, from = %step.from, to = step.to, "a key changed its state");
-            if step.to == states::RETIRED || step.to == states::REVOKED {
-                self.forget(keys.iter().find(|key| key.id == step.key_id));
-            }
         }
+        self.forget_ended(keys, steps);
         let revoked = |key: &&KeyRow| steps.iter().any(|step| step.to == states::REVOKED && step.key_id == key.id);
         if keys.iter().filter(revoked).any(is_remote) {
             self.withdraw_soon();
@@ -197,6 +192,13 @@ impl Engine {
                 tracing::warn!(?error, "keys that are not to be used again are given up later");
             }
         });
+    }
+
+    /// Keys that these steps ended leave this process's memory.
+    pub(super) fn forget_ended(&self, keys: &[KeyRow], steps: &[Step]) {
+        for step in steps.iter().filter(|step| step.to == states::RETIRED || step.to == states::REVOKED) {
+            self.forget(keys.iter().find(|key| key.id == step.key_id));
+        }
     }
 
     /// Its private half leaves this process's memory.

@@ -350,7 +350,7 @@ async fn processes_that_look_at_the_same_time_take_each_step_once() {
 #[tokio::test]
 async fn the_policy_is_bounded_and_can_switch_the_schedule_off() {
     let bench = Bench::start().await;
-    let days = |days| PolicyChange { rotation_days: days, dual_signing: None };
+    let days = |rotation_days| PolicyChange { rotation_days, ..PolicyChange::default() };
     let change = async |wanted| {
         bench.engine.change_signing_policy(&bench.caller, &bench.domain, &days(wanted)).await.map(|policy| policy.row)
     };
@@ -366,7 +366,7 @@ async fn the_policy_is_bounded_and_can_switch_the_schedule_off() {
     let filter = AuditFilter { action: Some("signing_policy.changed".into()), ..AuditFilter::default() };
     let log = bench.engine.audit_log(&bench.caller, &filter, None, 10).await.unwrap().rows;
     assert_eq!(log.len(), 2, "what changes nothing is not told");
-    let told = |days: Option<i64>| json!({"rotation_days": days, "dual_signing": false});
+    let told = |days: Option<i64>| json!({"rotation_days": days, "dual_signing": false, "suspended_mail": "hold"});
     assert_eq!(log[0].details, json!({"before": told(Some(1)), "after": told(None)}));
     let absent = bench.engine.change_signing_policy(&bench.caller, &"0".repeat(32), &days(Some(None))).await;
     assert!(matches!(absent, Err(Error::NotFound("domain"))));

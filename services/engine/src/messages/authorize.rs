@@ -1,8 +1,9 @@
 //! DESIGN "authorize": may this tenant speak for these domains, and which domain signs? One function, asked before every signature.
+use super::signing::RECORD_WRONG;
 use crate::{Engine, Error, FieldError};
 use signpost_diagnosis::suffix::organizational_domain;
 use signpost_dkim::SigningDomain;
-use signpost_store::{DomainRow, OwnedName};
+use signpost_store::{DomainRow, OwnedName, SuspendedMail};
 
 /// A domain that the message would speak for, and where the request names it.
 pub(super) struct Spoken<'a> {
@@ -21,7 +22,7 @@ impl Engine {
     /// For each domain the nearest name among it and its ancestors, down to the organizational domain, that is verified by any
     /// tenant must be this tenant's; for From its row is the answer: d= comes from there, never from the request.
     /// `DomainNotAllowed` is the same whether the name is another tenant's, nobody's or not yet verified.
-    /// `SigningNotEnabled` if that row is disabled.
+    /// `SigningNotEnabled` if that row is disabled; `SigningSuspended` if its record is wrong and its policy is to refuse mail then.
     pub(super) async fn authorize(&self, tenant: &str, speech: Speech<'_>) -> Result<DomainRow, Error> {
         let mut names = Vec::new();
         for spoken in std::iter::once(&speech.from).chain(&speech.others) {
@@ -44,9 +45,19 @@ impl Engine {
             ("enabled", _) => Ok(row),
             ("suspended", Some("tenant_suspended")) => Err(Error::TenantSuspended),
             ("suspended", Some("ownership_lost")) => Err(Error::DomainNotAllowed(speech.from.place)),
+            ("suspended", Some("record_wrong")) if self.refuses_while_suspended(&row).await? => {
+                Err(Error::SigningSuspended(RECORD_WRONG.into()))
+            }
             ("suspended", _) => Ok(row),
             _ => Err(Error::SigningNotEnabled(speech.from.place)),
         }
+    }
+}
+
+impl Engine {
+    async fn refuses_while_suspended(&self, domain: &DomainRow) -> Result<bool, Error> {
+        let policy = self.inner.store.signing_policy(&domain.tenant_id, &domain.id).await?;
+        Ok(policy.is_some_and(|policy| policy.suspended_mail == SuspendedMail::Refuse))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Release of what waits: messages that are scheduled and due, held, or awaiting their signature.
 use super::raw;
-use super::signing::{DISABLED, NOT_PROVEN, Signed, in_order, without_signatures};
+use super::signing::{DISABLED, NOT_PROVEN, RECORD_WRONG, Signed, in_order, is_record_wrong, without_signatures};
 use crate::domains::states;
 use crate::{Engine, Error};
 use futures_util::StreamExt;
@@ -140,6 +140,9 @@ impl Engine {
             }
             Some(domain) if domain.signing == "disabled" => {
                 return Ok(keep_waiting("held", DISABLED.into()));
+            }
+            Some(domain) if is_record_wrong(&domain) => {
+                return Ok(keep_waiting("held", RECORD_WRONG.into()));
             }
             Some(_) => {}
         }

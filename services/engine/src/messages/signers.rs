@@ -1,5 +1,5 @@
 //! The keys that sign for a domain, parsed, and the p= that DNS serves for each.
-use super::signing::NotSigned;
+use super::signing::{NotSigned, RECORD_WRONG, is_record_wrong};
 use crate::Error;
 use crate::domains::records::stored_public_key;
 use crate::domains::states;
@@ -68,6 +68,9 @@ impl Authority {
     }
 
     pub(super) fn signers(&self) -> Result<&Signers, NotSigned> {
+        if is_record_wrong(&self.domain) {
+            return Err(NotSigned::Held(RECORD_WRONG.into()));
+        }
         self.signers.as_ref().ok_or_else(none_active)
     }
 }

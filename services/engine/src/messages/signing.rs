@@ -11,7 +11,7 @@ use signpost_dkim::message::Message;
 use signpost_dkim::record::PublicKey;
 use signpost_dkim::sign::{self, Policy};
 use signpost_keys::{CustodyKind, KeyBinding, StoredKey};
-use signpost_store::{Delivery, EventRow, KeyRow, MessageBody, MessageRow, SignatureRow};
+use signpost_store::{Delivery, DomainRow, EventRow, KeyRow, MessageBody, MessageRow, SignatureRow};
 use std::sync::LazyLock;
 
 /// What is signed and how; the same for every domain so far.
@@ -22,6 +22,8 @@ const PUBLISHED_GOOD_MS: i64 = 72 * 3600 * 1000;
 /// Why mail waits, in words for the tenant.
 pub(super) const NOT_PROVEN: &str = "the domain is no longer proven by this tenant";
 pub(super) const DISABLED: &str = "signing is disabled for the domain";
+pub(super) const RECORD_WRONG: &str =
+    "DNS does not serve the right record of the key that signs; signing goes on as soon as it does";
 
 /// What the worker must know before an attempt.
 #[derive(Debug)]
@@ -134,6 +136,11 @@ impl NotSigned {
             Self::Failed(error) => Err(error),
         }
     }
+}
+
+/// docs/watching.md: nothing is signed, and nothing leaves, while receivers would not find the key.
+pub(super) fn is_record_wrong(domain: &DomainRow) -> bool {
+    domain.signing == "suspended" && domain.signing_reason.as_deref() == Some("record_wrong")
 }
 
 impl Engine {
@@ -270,6 +277,9 @@ impl Engine {
         };
         if domain.ownership != "verified" {
             return Ok(Readiness::Wait { status: "held", reason: NOT_PROVEN.into() });
+        }
+        if is_record_wrong(&domain) {
+            return Ok(Readiness::Wait { status: "held", reason: RECORD_WRONG.into() });
         }
         let keys = self.inner.store.delivery_keys(&message.domain_id).await?;
         let is_good =

@@ -175,6 +175,7 @@ fn settings(smtp_port: u16) -> Outcome<Settings> {
         egress_ips: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
         max_message: 25_000_000,
         queue_lifetime_ms: 5 * 86_400_000,
+        watch_every_ms: 6 * 3_600_000,
         delivery: DeliverySettings { relay: None, smtp_port, in_flight: 8, guard: loopback_guard()? },
     })
 }

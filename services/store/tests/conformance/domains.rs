@@ -262,34 +262,6 @@ async fn what_dns_said_is_kept_while_dns_is_silent(store: Store) {
     }
 }
 
-async fn only_signing_keys_are_refreshed_the_longest_untried_first(store: Store) {
-    let ann = tenant(&store).await;
-    let mut keys = Vec::new();
-    for (name, signing, state) in [
-        ("a.example", "enabled", "active"),
-        ("b.example", "suspended", "retiring"),
-        ("c.example", "disabled", "active"),
-        ("d.example", "enabled", "published"),
-        ("e.example", "enabled", "active"),
-    ] {
-        let (row, key) = domain(&store, &ann, name).await;
-        let state = KeyChange { key_id: key.id.clone(), state: Some(state.into()), ..KeyChange::default() };
-        let signing = Some((signing.to_owned(), None));
-        let change = DomainChange { keys: vec![state], signing, ..DomainChange::default() };
-        store.change_domain(&ann, &row.id, 1, &change).await.unwrap();
-        keys.push(key.id);
-    }
-    store.record_published(&ann, &keys[0], Some("p"), 50).await.unwrap();
-    store.record_published(&ann, &keys[4], None, 100).await.unwrap();
-    let due = |rows: Vec<KeyRow>| rows.into_iter().map(|row| row.id).collect::<Vec<_>>();
-    assert_eq!(due(store.keys_to_refresh(100, 100, 10).await.unwrap()), [keys[1].clone(), keys[0].clone()]);
-    assert_eq!(due(store.keys_to_refresh(101, 101, 10).await.unwrap()).len(), 3);
-    assert_eq!(due(store.keys_to_refresh(101, 101, 1).await.unwrap()), [keys[1].clone()]);
-    // Read late enough, or asked for late enough though not answered: not due.
-    assert_eq!(due(store.keys_to_refresh(50, 101, 10).await.unwrap()), [keys[1].clone(), keys[4].clone()]);
-    assert_eq!(due(store.keys_to_refresh(101, 100, 10).await.unwrap()), [keys[1].clone(), keys[0].clone()]);
-}
-
 async fn the_newest_hundred_checks_are_kept(store: Store) {
     let ann = tenant(&store).await;
     let (row, _) = domain(&store, &ann, "a.example").await;
@@ -350,5 +322,4 @@ crate::on_every_database!(
     the_loser_of_a_name_is_suspended_and_told,
     of_a_hundred_claims_racing_for_a_name_one_wins,
     what_dns_said_is_kept_while_dns_is_silent,
-    only_signing_keys_are_refreshed_the_longest_untried_first,
 );

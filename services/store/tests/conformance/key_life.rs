@@ -3,6 +3,7 @@ use crate::support::{NOW, audit, domain, event, id, key_row, proof, tenant};
 use futures_util::future::join_all;
 use signpost_store::{
     AuditFilter, DomainChange, DomainRow, KeyChange, KeyLife, KeyRow, SigningPolicyRow, Store, StoreError,
+    SuspendedMail,
 };
 
 const MINUTE: i64 = 60_000;
@@ -148,7 +149,8 @@ async fn a_rotation_is_due_by_the_policy_and_only_if_none_is_under_way(store: St
     };
     let one = [row.id.clone()];
     let stored = || async { store.signing_policy(&ann, &row.id).await.unwrap() };
-    let days = |days| SigningPolicyRow { rotation_days: days, dual_signing: false };
+    let days =
+        |days| SigningPolicyRow { rotation_days: days, dual_signing: false, suspended_mail: SuspendedMail::Hold };
     assert_eq!(stored().await, Some(days(Some(180))));
     assert!(store.signing_policy("another", &row.id).await.unwrap().is_none());
     assert!(due(NOW + 180 * DAY - 1).await.is_empty());
@@ -181,7 +183,7 @@ async fn of_kind(store: &Store, domain: &DomainRow, algorithm: &str, state: &str
 
 async fn switch_dual_signing(store: &Store, domain: &DomainRow, on: bool) {
     let before = store.domain(&domain.tenant_id, &domain.id).await.unwrap().unwrap();
-    let policy = SigningPolicyRow { rotation_days: Some(30), dual_signing: on };
+    let policy = SigningPolicyRow { rotation_days: Some(30), dual_signing: on, suspended_mail: SuspendedMail::Hold };
     let change = DomainChange { policy: Some(policy.clone()), ..DomainChange::default() };
     store.change_domain(&domain.tenant_id, &domain.id, before.version, &change).await.unwrap();
     let after = store.domain(&domain.tenant_id, &domain.id).await.unwrap().unwrap();
@@ -252,6 +254,19 @@ async fn with_dual_signing_the_key_of_each_kind_is_due_by_its_own_age(store: Sto
     assert_eq!(due(NOW + 70 * DAY).await, one);
 }
 
+async fn the_policy_for_mail_of_a_suspended_domain_is_kept(store: Store) {
+    let ann = tenant(&store).await;
+    let (row, _) = signing(&store, &ann, "example.com").await;
+    for (version, suspended_mail) in (row.version..).zip([SuspendedMail::Refuse, SuspendedMail::Hold]) {
+        let policy = SigningPolicyRow { rotation_days: Some(7), dual_signing: false, suspended_mail };
+        let change = DomainChange { policy: Some(policy.clone()), ..DomainChange::default() };
+        store.change_domain(&ann, &row.id, version, &change).await.unwrap();
+        assert_eq!(store.signing_policy(&ann, &row.id).await.unwrap(), Some(policy));
+        assert_eq!(SuspendedMail::parse(suspended_mail.as_str()), Some(suspended_mail));
+    }
+    assert_eq!(SuspendedMail::parse("drop"), None);
+}
+
 async fn only_waiting_rotations_are_reminded_of(store: Store) {
     let ann = tenant(&store).await;
     let (row, _) = signing(&store, &ann, "example.com").await;
@@ -287,6 +302,7 @@ crate::on_every_database!(
     a_rotation_is_due_by_the_policy_and_only_if_none_is_under_way,
     with_dual_signing_a_key_to_come_is_looked_for_unless_a_newer_one_of_its_kind_signs,
     with_dual_signing_the_key_of_each_kind_is_due_by_its_own_age,
+    the_policy_for_mail_of_a_suspended_domain_is_kept,
     only_waiting_rotations_are_reminded_of,
     a_retired_remote_key_is_owed_to_be_given_up,
 );

@@ -20,3 +20,4 @@ mod spawned;
 mod tenants;
 mod token_keys;
 mod usage;
+mod watch;

@@ -2,7 +2,9 @@
 use crate::support::{
     NOW, api_key, audit, domain_row, id, key_row, new_message, outcome, release_change, scope, signature,
 };
-use signpost_store::{AuditFilter, DomainChange, Fence, Store, StoreError, StoreSettings, StoredAnswer, TenantRow};
+use signpost_store::{
+    AuditFilter, DomainChange, Fence, Store, StoreError, StoreSettings, StoredAnswer, TenantRow, WatchState,
+};
 use std::path::PathBuf;
 
 fn assert_send<F: Future<Output = Result<(), StoreError>> + Send>(_: F) {}
@@ -46,7 +48,13 @@ async fn tenants_and_domains(store: &Store) -> Result<(), StoreError> {
     store.verified_owners(std::slice::from_ref(&domain.name)).await?;
     store.change_domain(&ann, &domain.id, 1, &DomainChange::default()).await?;
     store.delete_domain(&ann, &domain.id, NOW, &id, &audit).await?;
-    store.keys_to_refresh(NOW, NOW, 1).await?;
+    store.watch_state(&ann, &domain.id).await?;
+    store.unplanned_looks(1).await?;
+    store.plan_looks(&[(domain.id.clone(), NOW)]).await?;
+    let due = store.due_looks(NOW, 1, 1).await?.remove(0);
+    store.claim_look(&due, NOW).await?;
+    store.record_look(&ann, &domain.id, NOW, &WatchState::default()).await?;
+    store.hurry_look(&ann, &domain.id, NOW).await?;
     store.record_published(&ann, &dkim_key.id, None, NOW).await?;
     store.key(&ann, &dkim_key.id).await?;
     store.insert_next_key(&ann, 1, &dkim_key, &[], &[]).await?;
