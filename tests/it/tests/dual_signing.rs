@@ -213,7 +213,7 @@ fn whole_life(world: &World) {
     let shown = sender.api.get(&format!("/v1/domains/{}", sender.id)).expect(200).json();
     assert_eq!((&shown["signing"], &shown["signing_reason"]), (&json!("suspended"), &json!("key_unavailable")));
     let id = world.send_to(&domain, "seven@receiver.test");
-    sender.api.message_with_status(&id, "held");
+    sender.api.message_with_status(&id, "awaiting_signature");
     assert!(world.receiver.messages().iter().all(|message| message.rcpt != ["seven@receiver.test"]));
 }
 
