@@ -8,6 +8,7 @@ pub(crate) mod publication;
 pub(crate) mod records;
 mod rotation;
 pub(crate) mod states;
+mod suspension;
 
 pub use formats::Format;
 pub use import::KeyImport;

@@ -1,6 +1,5 @@
 //! Signing: draft, custody, self-check against the published key; again before delivery; release of what waits.
 use super::raw;
-use crate::custody::waiting_reason;
 use crate::domains::records::stored_public_key;
 use crate::domains::states;
 use crate::{Engine, Error, ids};
@@ -33,6 +32,8 @@ const AWAY_RETRY_MS: i64 = 2 * 1000;
 /// A waiting message makes us read its key's record again, at most so often per key.
 const REREAD_MS: i64 = 25 * 1000;
 const RELEASE_BATCH: u32 = 50;
+/// A domain whose key signs slowly keeps a pass for so long; what is left of its messages has its turn in the next one.
+const PASS_SHARE_MS: i64 = 1_000;
 /// A release that the database could not commit is tried again after this, and then less and less often.
 const RELEASE_PAUSE: Duration = Duration::from_millis(100);
 const RELEASE_PAUSE_AT_MOST: Duration = Duration::from_secs(5);
@@ -77,16 +78,19 @@ pub(super) enum NotSigned {
     Held(String),
     /// `awaiting_signature`: custody cannot use the key now.
     Awaiting(String),
+    /// The same, to be asked again at that time.
+    Later(String, i64),
     /// The message itself cannot be signed, or the store is away.
     Failed(Error),
 }
 
 impl NotSigned {
-    /// Status and reason of a message that waits for this; `Err` if it does not wait.
-    pub(super) fn waiting(self) -> Result<(&'static str, String), Error> {
+    /// Status and reason of a message that waits for this, and until when if that is known; `Err` if it does not wait.
+    pub(super) fn waiting(self) -> Result<(&'static str, String, Option<i64>), Error> {
         match self {
-            Self::Held(reason) => Ok(("held", reason)),
-            Self::Awaiting(reason) => Ok(("awaiting_signature", reason)),
+            Self::Held(reason) => Ok(("held", reason, None)),
+            Self::Awaiting(reason) => Ok(("awaiting_signature", reason, None)),
+            Self::Later(reason, at) => Ok(("awaiting_signature", reason, Some(at))),
             Self::Failed(error) => Err(error),
         }
     }
@@ -130,7 +134,7 @@ impl Authority {
         match ActiveKey::among(keys) {
             Ok(key) => Ok(Self { domain, key: Some(key) }),
             Err(NotSigned::Failed(error)) => Err(error),
-            Err(NotSigned::Held(_) | NotSigned::Awaiting(_)) => Ok(Self { domain, key: None }),
+            Err(NotSigned::Held(_) | NotSigned::Awaiting(_) | NotSigned::Later(..)) => Ok(Self { domain, key: None }),
         }
     }
 
@@ -196,13 +200,18 @@ impl Engine {
             Ok(custody) => custody.sign(binding, stored, digest).await,
             Err(error) => Err(error),
         };
-        signed.map_err(|error| {
-            let reason = waiting_reason(key, error);
-            if kind.may_be_away() {
-                self.inner.outages.begin(key, &reason, self.now_ms());
+        match signed {
+            Ok(signature) => {
+                if kind.may_be_away() {
+                    self.inner.outages.signed(&key.id);
+                }
+                Ok(signature)
             }
-            NotSigned::Awaiting(reason)
-        })
+            Err(error) => Err(match self.key_failed(key, kind, error).await {
+                (reason, Some(at)) => NotSigned::Later(reason, at),
+                (reason, None) => NotSigned::Awaiting(reason),
+            }),
+        }
     }
 
     /// The key as DNS last served it, if that is recent enough to be relied on.
@@ -246,7 +255,7 @@ impl Engine {
                 Ok(Readiness::Resigned { prefix, signatures: vec![signed.row] })
             }
             Err(not_signed) => {
-                let (status, reason) = not_signed.waiting()?;
+                let (status, reason, _) = not_signed.waiting()?;
                 Ok(Readiness::Wait { status, reason })
             }
         }
@@ -275,8 +284,16 @@ impl Engine {
 
     async fn release_of_domain(&self, fence: &Fence, messages: Vec<Waiting>) {
         let outages_ended = self.inner.outages.ended();
+        let began = self.now_ms();
         for one in &messages {
             let id = &one.message.id;
+            if self.now_ms() - began > PASS_SHARE_MS {
+                // As it was, so that it keeps its place.
+                let message = &one.message;
+                let change = unsigned(&message.status, message.waiting_reason.clone(), message.release_at);
+                self.commit_release(fence, id, &change).await;
+                continue;
+            }
             let change = match self.release_one(one).await {
                 Ok(change) => change,
                 Err(error) => {
@@ -350,8 +367,8 @@ impl Engine {
             let event = self.message_event(message, "message.expired", json!({"reason": reason}));
             return Ok(ReleaseChange { events: vec![event], ..unsigned("expired", Some(reason), None) });
         }
-        let keep_waiting = |status: &str, reason: String| {
-            let mut change = unsigned(status, Some(reason.clone()), Some(now + WAIT_RETRY_MS));
+        let keep_waiting = |status: &str, reason: String, until: Option<i64>| {
+            let mut change = unsigned(status, Some(reason.clone()), Some(until.unwrap_or(now + WAIT_RETRY_MS)));
             change.expires_at = Some(expires_at);
             if status != message.status {
                 change.events.push(self.message_event(
@@ -366,10 +383,10 @@ impl Engine {
         match domain {
             None => return Ok(unsigned("cancelled", Some("the domain was deleted".into()), None)),
             Some(domain) if domain.ownership != "verified" => {
-                return Ok(keep_waiting("held", NOT_PROVEN.into()));
+                return Ok(keep_waiting("held", NOT_PROVEN.into(), None));
             }
             Some(domain) if domain.signing == "disabled" => {
-                return Ok(keep_waiting("held", DISABLED.into()));
+                return Ok(keep_waiting("held", DISABLED.into(), None));
             }
             Some(_) => {}
         }
@@ -382,11 +399,11 @@ impl Engine {
         match self.sign_with_active_key(&keys, &raw).await {
             Ok(signed) => Ok(self.released(waiting, raw, signed, expires_at)?),
             Err(not_signed) => match not_signed.waiting() {
-                Ok((status, reason)) => Ok(keep_waiting(status, reason)),
+                Ok((status, reason, until)) => Ok(keep_waiting(status, reason, until)),
                 Err(error) => {
                     // One message that cannot be signed must not stop the others.
                     tracing::error!(message = %message.id, ?error, "a waiting message could not be signed");
-                    Ok(keep_waiting("held", "signing failed; the operator has to look".into()))
+                    Ok(keep_waiting("held", "signing failed; the operator has to look".into(), None))
                 }
             },
         }
