@@ -27,6 +27,8 @@ const REMEMBERED_MS: i64 = 60_000;
 const RETRY_WINDOW_S: i64 = 10;
 /// ... in which there are at least so many first attempts for each.
 const FIRSTS_PER_RETRY: i64 = 10;
+/// Seconds that are remembered: the window, and what a slow call takes.
+const SECONDS_KEPT: usize = 32;
 
 /// A place in the queue.
 pub(crate) type Ticket = u64;
@@ -92,7 +94,7 @@ impl Budget {
         self.pass_time(now);
         self.tenants.entry(tenant.to_owned()).or_default().seen_at = now;
         if self.waiting.is_empty() && self.level >= CALL {
-            self.take(tenant, now);
+            self.take(tenant);
             return Admission::Go;
         }
         let tenants = self.waiting.len() + usize::from(!self.waiting.contains_key(tenant));
@@ -117,7 +119,7 @@ impl Budget {
             };
             let Some(ticket) = self.waiting.get_mut(&tenant).and_then(VecDeque::pop_front) else { break };
             self.tidy(&tenant);
-            self.take(&tenant, now);
+            self.take(&tenant);
             going.push(ticket);
         }
         going
@@ -144,6 +146,11 @@ impl Budget {
         self.level = (self.level + CALL).min(burst(self.rate));
     }
 
+    /// A first attempt that was made at `asked_at` has ended, however: the KMS has seen it.
+    pub(crate) fn ended(&mut self, asked_at: i64) {
+        self.retries.second(asked_at).firsts += 1;
+    }
+
     /// The KMS says that it was too often.
     pub(crate) fn throttled(&mut self, now: i64) {
         self.pass_time(now);
@@ -166,11 +173,10 @@ impl Budget {
         may
     }
 
-    fn take(&mut self, tenant: &str, now: i64) {
+    fn take(&mut self, tenant: &str) {
         let plenty = self.waiting.is_empty() && self.level >= burst(self.rate) / 2;
         self.level -= CALL;
         self.served += 1;
-        self.retries.count_first(now);
         if let Some(standing) = self.tenants.get_mut(tenant) {
             standing.served = self.served;
             standing.sent_away = if plenty { 0 } else { (standing.sent_away - 1).max(0) };
@@ -228,14 +234,12 @@ struct Second {
 }
 
 impl Retries {
-    fn count_first(&mut self, now: i64) {
-        self.second(now).firsts += 1;
-    }
-
     /// True if there may be one more, which is counted.
     fn take(&mut self, now: i64) -> bool {
         let oldest = now.div_euclid(1000) - RETRY_WINDOW_S;
-        self.second(now);
+        while self.seconds.front().is_some_and(|second| second.number < oldest) {
+            self.seconds.pop_front();
+        }
         // The oldest second lies in the window in part only: its retries count, its first attempts do not.
         let firsts: i64 = self.seconds.iter().filter(|second| second.number > oldest).map(|second| second.firsts).sum();
         let retries: i64 = self.seconds.iter().map(|second| second.retries).sum();
@@ -246,17 +250,17 @@ impl Retries {
         may
     }
 
-    fn second(&mut self, now: i64) -> &mut Second {
-        let number = now.div_euclid(1000);
-        while self.seconds.front().is_some_and(|second| second.number < number - RETRY_WINDOW_S) {
-            self.seconds.pop_front();
+    fn second(&mut self, at: i64) -> &mut Second {
+        let number = at.div_euclid(1000);
+        let place = self.seconds.partition_point(|second| second.number < number);
+        if self.seconds.get(place).is_none_or(|second| second.number != number) {
+            self.seconds.insert(place, Second { number, firsts: 0, retries: 0 });
+            if self.seconds.len() > SECONDS_KEPT {
+                self.seconds.pop_front();
+                return &mut self.seconds[place.saturating_sub(1)];
+            }
         }
-        let last = self.seconds.back().map(|second| second.number);
-        if last != Some(number) {
-            self.seconds.push_back(Second { number, firsts: 0, retries: 0 });
-        }
-        let at = self.seconds.len() - 1;
-        &mut self.seconds[at]
+        &mut self.seconds[place]
     }
 }
 

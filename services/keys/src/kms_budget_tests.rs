@@ -52,7 +52,10 @@ fn run(most: u32, steps: &[Step]) -> Log {
         match step {
             Step::Pass(ms) => now += ms,
             Step::Ask(tenant) => match budget.ask(&name(*tenant), now) {
-                Admission::Go => log.firsts.push(now),
+                Admission::Go => {
+                    budget.ended(now);
+                    log.firsts.push(now);
+                }
                 Admission::Wait(ticket) => tickets.push((*tenant, ticket)),
                 Admission::Later(after) => assert!((AWAY_LEAST_MS..=AWAY_MOST_MS).contains(&after), "{after}"),
             },
@@ -61,6 +64,7 @@ fn run(most: u32, steps: &[Step]) -> Log {
                     let before = tickets.len();
                     tickets.retain(|(_, waiting)| *waiting != ticket);
                     assert_eq!(tickets.len() + 1, before, "served once, and only who waits");
+                    budget.ended(now);
                     log.firsts.push(now);
                 }
             }
@@ -237,9 +241,20 @@ fn without_first_attempts_there_is_no_retry() {
     let mut budget = Budget::new(800, 0);
     for n in 1..=25 {
         assert_eq!(budget.ask("a", 0), Admission::Go);
+        assert!(!budget.may_retry(0), "only what has ended was surely asked");
+        budget.ended(0);
         assert_eq!(budget.may_retry(0), n % 10 == 0, "after {n} first attempts");
     }
     assert!(!budget.may_retry(60_000));
+    // A slow call counts for the time that it was made.
+    for _ in 0..10 {
+        budget.ended(50_000);
+    }
+    assert!(!budget.may_retry(60_000));
+    for second in 0..100 {
+        budget.ended(second * 1000);
+    }
+    assert!(budget.retries.seconds.len() <= SECONDS_KEPT);
 }
 
 #[test]

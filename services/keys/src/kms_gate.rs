@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// A call that failed later than this is not made again at once: whoever waits for it has waited enough.
-const QUICK: Duration = Duration::from_millis(500);
+const QUICK_MS: i64 = 500;
 /// Budgets of more places than this: idle ones go.
 const PLACES: usize = 1000;
 
@@ -65,14 +65,16 @@ impl Gate {
     {
         let counter = self.counter(place);
         counter.admit(tenant).await?;
-        let asked_at = Instant::now();
-        let fault = match call().await {
+        let asked_at = counter.now();
+        let answer = call().await;
+        counter.desk().budget.ended(asked_at);
+        let fault = match answer {
             Ok(answer) => return Ok(answer),
             Err(fault) => fault,
         };
-        let again = fault.may_pass_at_once() && asked_at.elapsed() <= QUICK && {
+        let again = fault.may_pass_at_once() && {
             let now = counter.now();
-            counter.desk().budget.may_retry(now)
+            now - asked_at <= QUICK_MS && counter.desk().budget.may_retry(now)
         };
         let outcome = if again { call().await } else { Err(fault) };
         if let Err(fault) = &outcome
