@@ -26,6 +26,10 @@ const PROBES: usize = 128;
 const FAULTS_IN_A_ROW: u32 = 5;
 /// How often the store is asked which domains are suspended for their key.
 const SUSPENDED_EVERY_MS: i64 = 15_000;
+/// A message that waits for a key that is away is looked at after so long ...
+const LOOK_AGAIN_MS: i64 = 30_000;
+/// ... and in a long outage after so long.
+const LOOK_AGAIN_AT_MOST_MS: i64 = 300_000;
 /// Rows of one page.
 const BATCH: u32 = 200;
 
@@ -35,6 +39,7 @@ struct Outage {
     reason: String,
     /// The key itself is at fault, so that its domain is suspended.
     of_key: bool,
+    since: i64,
     failures: u32,
     probe_at: i64,
 }
@@ -63,6 +68,12 @@ impl Outages {
         self.keys().get(key_id).map(|outage| outage.reason.clone())
     }
 
+    /// How long, in ms, a message that waits for the key need not be looked at: the longer the longer the outage is. A probe that succeeds
+    /// hurries it, and meanwhile there are others to look at.
+    pub(crate) fn pause(&self, key_id: &str, now: i64) -> Option<i64> {
+        self.keys().get(key_id).map(|outage| (now - outage.since).clamp(LOOK_AGAIN_MS, LOOK_AGAIN_AT_MOST_MS))
+    }
+
     /// True while the key itself is known to be at fault.
     pub(crate) fn is_of_key(&self, key_id: &str) -> bool {
         self.keys().get(key_id).is_some_and(|outage| outage.of_key)
@@ -84,6 +95,7 @@ impl Outages {
             domain_id: key.domain_id.clone(),
             reason: reason.to_owned(),
             of_key,
+            since: now,
             failures: 0,
             probe_at: now + FIRST_PAUSE_MS,
         };
@@ -240,15 +252,21 @@ impl Engine {
         let keys = store.keys(&probe.tenant_id, &probe.domain_id).await?;
         let Some(key) = keys.iter().find(|key| key.id == probe.key_id && key.state == states::ACTIVE) else {
             // Replaced, revoked or deleted meanwhile: nothing will be signed with it, and what waits finds its new key.
+            store.hurry_waiting(&probe.tenant_id, &probe.domain_id, self.now_ms()).await?;
             outages.end(&probe.key_id);
-            return Ok(store.hurry_waiting(&probe.tenant_id, &probe.domain_id, self.now_ms()).await?);
+            return Ok(());
         };
         match self.let_sign(key).await? {
             Ok(()) => {
                 tracing::info!(key = %key.id, domain = %key.domain_name, "a signing key can be used again: its mail goes on");
                 self.resume_after_key(key).await?;
                 outages.end(&key.id);
-                Ok(store.hurry_waiting(&key.tenant_id, &key.domain_id, self.now_ms()).await?)
+                let hurried = store.hurry_waiting(&key.tenant_id, &key.domain_id, self.now_ms()).await;
+                if hurried.is_err() {
+                    // Else nobody would hurry it any more.
+                    outages.begin(key, "its mail could not be hurried", false, self.now_ms());
+                }
+                Ok(hurried?)
             }
             Err(failure) => {
                 outages.goes_on(&key.id, Some(failure.reason()), self.now_ms());

@@ -322,6 +322,26 @@ async fn a_key_that_signs_slowly_takes_a_second_of_a_pass_and_the_rest_keeps_its
 }
 
 #[tokio::test]
+async fn in_a_long_outage_what_waits_is_looked_at_less_often_and_goes_all_the_same_when_it_ends() {
+    let kms = Kms::start().await;
+    kms.fails(CustodyError::Unavailable("the KMS gives no answer".into()));
+    let (id, _) = kms.send_and_wait().await;
+    let look = async || {
+        assert_eq!(kms.bench.release().await, 1);
+        kms.bench.message(&id).await.release_at.unwrap() - kms.bench.now()
+    };
+    assert_eq!(look().await, 30_000);
+    kms.bench.advance(120_000);
+    assert_eq!(look().await, 120_000);
+    kms.bench.advance(HOUR_MS);
+    assert_eq!(look().await, 300_000);
+    kms.works();
+    kms.seconds(&kms.bench.engine, 1).await;
+    assert_eq!(kms.bench.release().await, 1);
+    kms.bench.expect(&id, "queued").await;
+}
+
+#[tokio::test]
 async fn the_lifetime_of_mail_ends_also_while_its_key_is_at_fault() {
     let kms = Kms::start().await;
     kms.fails(CustodyError::KeyUnavailable("the KMS answers DisabledException".into()));

@@ -399,7 +399,10 @@ impl Engine {
         match self.sign_with_active_key(&keys, &raw).await {
             Ok(signed) => Ok(self.released(waiting, raw, signed, expires_at)?),
             Err(not_signed) => match not_signed.waiting() {
-                Ok((status, reason, until)) => Ok(keep_waiting(status, reason, until)),
+                Ok((status, reason, until)) => {
+                    let pause = keys.iter().filter_map(|key| self.inner.outages.pause(&key.id, now)).max();
+                    Ok(keep_waiting(status, reason, until.or(pause.map(|pause| now + pause))))
+                }
                 Err(error) => {
                     // One message that cannot be signed must not stop the others.
                     tracing::error!(message = %message.id, ?error, "a waiting message could not be signed");
