@@ -11,14 +11,22 @@ Listens on 127.0.0.1:PORT and writes FOLDER/ready once it does. What moto 5.2.5 
 Beside the service's own protocol there is a door for tests:
 
 - `GET /_test/calls`: how often each operation was called, `{"Sign": 3}`;
+- `GET /_test/log`: every call for a signature in the order they came, `[{"at": ms, "key": ARN or id, "input": base64, "outcome": "ok" or the fault}]`;
 - `POST /_test/fault?kind=KIND`: from now on Sign, Decrypt and GenerateDataKey go wrong: `other_key` (answers with a signature by another key of the same
-  kind; Sign only), `throttled`, `denied`, `internal`, `garbage` (no JSON), `silent` (no answer until the fault is taken back), `none`.
+  kind; Sign only), `throttled`, `denied`, `internal`, `garbage` (no JSON), `silent` (no answer until the fault is taken back), `reset` (the connection
+  is reset in place of an answer), `none`. With `&percent=30` so many of a hundred calls do, by a fixed row of dice.
 """
 
 import base64
+import io
 import json
+import os
+import random
+import socket
+import struct
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -152,6 +160,9 @@ class Door:
         self.calls = Counter()
         self.lock = threading.Lock()
         self.fault = "none"
+        self.percent = 100
+        self.dice = random.Random(1)
+        self.log = []
         self.speaks = threading.Event()
         self.speaks.set()
         self.other_keys = {}
@@ -162,12 +173,24 @@ class Door:
             return self.answer(start_response, 200, json.dumps(self.calls).encode())
         if path == "/_test/fault":
             return self.change_fault(environ, start_response)
+        if path == "/_test/log":
+            with self.lock:
+                body = json.dumps(self.log).encode()
+            return self.answer(start_response, 200, body)
         operation = environ.get("HTTP_X_AMZ_TARGET", "").partition(".")[2]
+        asked = self.read(environ) if operation == "Sign" else None
         with self.lock:
             self.calls[operation] += 1
-            fault = self.fault if operation in FAULTY else "none"
+            goes_wrong = operation in FAULTY and self.dice.randrange(100) < self.percent
+            fault = self.fault if goes_wrong else "none"
+            if asked is not None:
+                at = round(time.monotonic() * 1000)
+                outcome = "ok" if fault == "none" else fault
+                self.log.append({"at": at, "key": asked.get("KeyId"), "input": asked.get("Message"), "outcome": outcome})
         if fault == "silent":
             self.speaks.wait()
+        if fault == "reset":
+            return self.reset(environ)
         if fault in self.ERRORS:
             status, code = self.ERRORS[fault]
             return self.answer(start_response, status, json.dumps({"__type": code, "message": "a fault of the test"}).encode())
@@ -178,20 +201,38 @@ class Door:
         return self.service(environ, start_response)
 
     def change_fault(self, environ, start_response):
-        kind = parse_qs(environ.get("QUERY_STRING", "")).get("kind", [""])[0]
-        if kind not in {"none", "other_key", "garbage", "silent", *self.ERRORS}:
+        query = parse_qs(environ.get("QUERY_STRING", ""))
+        kind = query.get("kind", [""])[0]
+        if kind not in {"none", "other_key", "garbage", "silent", "reset", *self.ERRORS}:
             return self.answer(start_response, 422, b"unknown kind of fault")
         with self.lock:
             self.fault = kind
+            self.percent = int(query.get("percent", ["100"])[0])
         if kind == "silent":
             self.speaks.clear()
         else:
             self.speaks.set()
         return self.answer(start_response, 200, b"{}")
 
+    @staticmethod
+    def read(environ):
+        """The request's JSON, left to be read once more."""
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = io.BytesIO(body)
+        return json.loads(body)
+
+    @staticmethod
+    def reset(environ):
+        """Ends the connection with RST (RFC 9293 3.10.7.1) in place of an answer."""
+        connection = environ["werkzeug.socket"]
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # Not close(): the handler's files keep the descriptor open.
+        os.close(connection.detach())
+        raise ConnectionResetError("a fault of the test")
+
     def as_other_key(self, environ, start_response):
         """Signs the very input, by the right algorithm, with a key that is not the one that was asked for."""
-        body = json.loads(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
+        body = self.read(environ)
         algorithm, message = body["SigningAlgorithm"], base64.b64decode(body["Message"])
         spec = ED25519_SPEC if algorithm == ED25519_ALGORITHM else "RSA_2048"
         with self.lock:

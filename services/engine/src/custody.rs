@@ -5,7 +5,7 @@ use crate::messages::signers::key_parts;
 use crate::rows::{DomainRow, KeyRow};
 use crate::{Engine, Error, FieldError};
 use serde_json::json;
-use signpost_keys::{Custody, CustodyError, CustodyKind};
+use signpost_keys::{Custody, CustodyError, CustodyKind, NEW_KEY_FOR};
 use signpost_store::StoreError;
 use std::sync::{Arc, PoisonError};
 
@@ -178,13 +178,52 @@ impl Engine {
     }
 }
 
-/// What a message is told that waits because of this; the whole cause goes to the log.
+/// What it means for the mail of a key that it did not sign. The reasons are for tenants; the whole cause is in the log.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It passes: a message asks again in so many ms. `answered`: the KMS was asked for it, and did not give it.
+    Passing { reason: String, after_ms: i64, answered: bool },
+    /// Whoever asks would wait in vain: nobody asks but a probe.
+    Away(String),
+    /// The same, and nobody but the key is at fault: its domain says so.
+    OfTheKey(String),
+}
+
+impl Failure {
+    /// What a message is told that waits because of this.
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Self::Passing { reason, .. } | Self::Away(reason) | Self::OfTheKey(reason) => reason,
+        }
+    }
+}
+
+/// What somebody is told whose signature failed because of this.
 pub(crate) fn waiting_reason(key: &KeyRow, error: CustodyError) -> String {
+    // The reason does not depend on the time.
+    failure(key, error, key.created_at).reason().to_owned()
+}
+
+/// A message whose signature failed in a way that passes comes back no sooner.
+const PASSING_MS: i64 = 1_000;
+
+/// What this fault of its custody means for a key.
+pub(crate) fn failure(key: &KeyRow, error: CustodyError, now: i64) -> Failure {
+    let new_for = i64::try_from(NEW_KEY_FOR.as_millis()).unwrap_or(i64::MAX);
     match error {
-        CustodyError::Unavailable(reason) => reason,
+        CustodyError::Unavailable(reason) => Failure::Away(reason),
+        CustodyError::Transient(reason) => Failure::Passing { reason, after_ms: PASSING_MS, answered: true },
+        CustodyError::Paced(after) => {
+            let after_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX).max(PASSING_MS);
+            let reason = "more signatures are asked of the KMS than it takes: it waits for its turn".into();
+            Failure::Passing { reason, after_ms, answered: false }
+        }
+        CustodyError::KeyUnavailable(reason) => Failure::OfTheKey(reason),
+        CustodyError::KeyNotFound(reason) if now - key.created_at < new_for => Failure::Away(reason),
+        CustodyError::KeyNotFound(reason) => Failure::OfTheKey(reason),
         CustodyError::Refused(reason) => {
             tracing::error!(key = %key.id, domain = %key.domain_name, reason, "custody refuses to sign");
-            "the signing key cannot be used; the operator has to look".into()
+            Failure::OfTheKey("the signing key cannot be used; the operator has to look".into())
         }
     }
 }

@@ -137,7 +137,11 @@ impl From<signpost_store::StoreError> for Error {
 impl From<signpost_keys::CustodyError> for Error {
     fn from(error: signpost_keys::CustodyError) -> Self {
         match error {
-            signpost_keys::CustodyError::Unavailable(_) => Self::KeyUnavailable,
+            signpost_keys::CustodyError::Unavailable(_)
+            | signpost_keys::CustodyError::Transient(_)
+            | signpost_keys::CustodyError::Paced(_)
+            | signpost_keys::CustodyError::KeyUnavailable(_)
+            | signpost_keys::CustodyError::KeyNotFound(_) => Self::KeyUnavailable,
             signpost_keys::CustodyError::Refused(cause) => Self::Internal(cause),
         }
     }

@@ -1,15 +1,17 @@
 //! Keys that need another machine and could not be used: known in memory, so that only a probe asks for them until one succeeds.
 //!
 //! A message that finds its key here waits without a call. Each process keeps its own list and probes for itself; what is lost
-//! with a process is learned again by the first signature that fails.
+//! with a process is learned again by the first signature that fails, or from the store where the domain was suspended for it.
+//! docs/kms.md says which fault leads to what.
+use crate::custody::{Failure, failure};
 use crate::domains::states;
 use crate::messages::signers::key_parts;
 use crate::{Engine, Error};
 use futures_util::StreamExt;
-use signpost_keys::CustodyKind;
+use signpost_keys::{CustodyError, CustodyKind};
 use signpost_store::KeyRow;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Until the first probe; doubled after each that fails.
@@ -20,13 +22,24 @@ const LONGEST_PAUSE_MS: i64 = 15_000;
 const PROBE_TAKES_MS: i64 = 30_000;
 /// Probes under way at once.
 const PROBES: usize = 128;
-/// What a probe signs; any 32 octets serve.
-const PROBE_DIGEST: [u8; 32] = *b"signpost: is this key usable now";
+/// Faults in a row, of those that pass, after which a key counts as away.
+const FAULTS_IN_A_ROW: u32 = 5;
+/// How often the store is asked which domains are suspended for their key.
+const SUSPENDED_EVERY_MS: i64 = 15_000;
+/// A message that waits for a key that is away is looked at after so long ...
+const LOOK_AGAIN_MS: i64 = 30_000;
+/// ... and in a long outage after so long.
+const LOOK_AGAIN_AT_MOST_MS: i64 = 300_000;
+/// Rows of one page.
+const BATCH: u32 = 200;
 
 struct Outage {
     tenant_id: String,
     domain_id: String,
     reason: String,
+    /// The key itself is at fault, so that its domain is suspended.
+    of_key: bool,
+    since: i64,
     failures: u32,
     probe_at: i64,
 }
@@ -42,7 +55,11 @@ struct Probe {
 #[derive(Default)]
 pub(crate) struct Outages {
     keys: Mutex<HashMap<String, Outage>>,
+    /// Key id -> faults since its last signature, of keys that are not known to be away.
+    faults: Mutex<HashMap<String, u32>>,
     ended: AtomicU64,
+    /// When the store was asked last.
+    suspended_read_at: AtomicI64,
 }
 
 impl Outages {
@@ -51,18 +68,47 @@ impl Outages {
         self.keys().get(key_id).map(|outage| outage.reason.clone())
     }
 
-    /// A signature failed. Many fail at once when a KMS goes; only the first begins the outage.
-    pub(crate) fn begin(&self, key: &KeyRow, reason: &str, now: i64) {
-        self.keys().entry(key.id.clone()).or_insert_with(|| {
-            tracing::warn!(key = %key.id, domain = %key.domain_name, reason, "a signing key cannot be used: what needs its signature waits");
-            Outage {
-                tenant_id: key.tenant_id.clone(),
-                domain_id: key.domain_id.clone(),
-                reason: reason.to_owned(),
-                failures: 0,
-                probe_at: now + FIRST_PAUSE_MS,
-            }
-        });
+    /// How long, in ms, a message that waits for the key need not be looked at: the longer the longer the outage is. A probe that succeeds
+    /// hurries it, and meanwhile there are others to look at.
+    pub(crate) fn pause(&self, key_id: &str, now: i64) -> Option<i64> {
+        self.keys().get(key_id).map(|outage| (now - outage.since).clamp(LOOK_AGAIN_MS, LOOK_AGAIN_AT_MOST_MS))
+    }
+
+    /// A signature failed. Many fail at once when a KMS goes; only the first begins the outage. True if it is news that the key itself
+    /// is at fault.
+    pub(crate) fn begin(&self, key: &KeyRow, reason: &str, of_key: bool, now: i64) -> bool {
+        self.signed(&key.id);
+        let mut keys = self.keys();
+        if let Some(outage) = keys.get_mut(&key.id) {
+            let news = of_key && !outage.of_key;
+            outage.of_key |= of_key;
+            return news;
+        }
+        tracing::warn!(key = %key.id, domain = %key.domain_name, reason, "a signing key cannot be used: what needs its signature waits");
+        let outage = Outage {
+            tenant_id: key.tenant_id.clone(),
+            domain_id: key.domain_id.clone(),
+            reason: reason.to_owned(),
+            of_key,
+            since: now,
+            failures: 0,
+            probe_at: now + FIRST_PAUSE_MS,
+        };
+        keys.insert(key.id.clone(), outage);
+        of_key
+    }
+
+    /// The key signed: what failed before it says nothing any more.
+    pub(crate) fn signed(&self, key_id: &str) {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).remove(key_id);
+    }
+
+    /// A fault that passes; true if it is one of too many in a row.
+    fn is_too_many(&self, key_id: &str) -> bool {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = faults.entry(key_id.to_owned()).or_default();
+        *count += 1;
+        *count >= FAULTS_IN_A_ROW
     }
 
     /// How many outages have ended so far: whoever sees this move may have left mail waiting for a key that is usable again.
@@ -81,12 +127,21 @@ impl Outages {
         .collect()
     }
 
-    fn goes_on(&self, key_id: &str, reason: Option<String>, now: i64) {
+    fn goes_on(&self, key_id: &str, reason: Option<&str>, now: i64) {
         if let Some(outage) = self.keys().get_mut(key_id) {
             outage.failures = outage.failures.saturating_add(1);
             let pause = FIRST_PAUSE_MS.saturating_mul(1_i64.checked_shl(outage.failures.min(16)).unwrap_or(i64::MAX));
             outage.probe_at = now + pause.min(LONGEST_PAUSE_MS);
-            outage.reason = reason.unwrap_or_else(|| outage.reason.clone());
+            if let Some(reason) = reason {
+                outage.reason = reason.to_owned();
+            }
+        }
+    }
+
+    /// From now on the key itself is at fault.
+    fn is_the_keys(&self, key_id: &str) {
+        if let Some(outage) = self.keys().get_mut(key_id) {
+            outage.of_key = true;
         }
     }
 
@@ -102,9 +157,60 @@ impl Outages {
 }
 
 impl Engine {
+    /// A signature by this key failed: what a message is told that waits because of it, and when it may ask again. `None`: a probe
+    /// finds out when it can, and hurries it.
+    pub(crate) async fn key_failed(
+        &self,
+        key: &KeyRow,
+        kind: CustodyKind,
+        error: CustodyError,
+    ) -> (String, Option<i64>) {
+        let now = self.now_ms();
+        let failure = failure(key, error, now);
+        let reason = failure.reason().to_owned();
+        if !kind.may_be_away() {
+            return (reason, None);
+        }
+        let outages = &self.inner.outages;
+        match failure {
+            Failure::Passing { after_ms, answered, .. } => {
+                if !(answered && outages.is_too_many(&key.id)) {
+                    return (reason, Some(now + self.spread(after_ms)));
+                }
+                outages.begin(key, &reason, false, now);
+            }
+            Failure::Away(_) => {
+                outages.begin(key, &reason, false, now);
+            }
+            Failure::OfTheKey(_) => {
+                if outages.begin(key, &reason, true, now) {
+                    self.tell_that_key_is_unavailable(key, &reason).await;
+                }
+            }
+        }
+        (reason, None)
+    }
+
+    /// This long and up to half as long again, so that what failed together does not come back together.
+    fn spread(&self, ms: i64) -> i64 {
+        let mut octets = [0_u8; 2];
+        self.inner.random.fill(&mut octets);
+        ms + ms / 2 * i64::from(u16::from_le_bytes(octets)) / i64::from(u16::MAX)
+    }
+
+    /// What fails here is done by the next probe.
+    async fn tell_that_key_is_unavailable(&self, key: &KeyRow, reason: &str) {
+        if let Err(error) = self.suspend_for_key(key, reason).await {
+            tracing::warn!(key = %key.id, domain = %key.domain_name, ?error, "a domain could not be suspended yet");
+        }
+    }
+
     /// Lets each key that could not be used, and whose probe is due, sign once; what waits for one that does becomes due at once.
     /// Called every second; returns how many were tried.
     pub async fn probe_unavailable_keys(&self) -> usize {
+        if let Err(error) = self.learn_suspended_keys().await {
+            tracing::warn!(?error, "which domains are suspended for their key could not be read");
+        }
         let due = self.inner.outages.take_due(self.now_ms());
         let count = due.len();
         futures_util::stream::iter(due)
@@ -118,95 +224,71 @@ impl Engine {
         count
     }
 
+    /// Keys that another process found, or this one before it was started anew: somebody must find out when they can be used again.
+    async fn learn_suspended_keys(&self) -> Result<(), Error> {
+        let (now, outages) = (self.now_ms(), &self.inner.outages);
+        if now < outages.suspended_read_at.load(Ordering::SeqCst) + SUSPENDED_EVERY_MS {
+            return Ok(());
+        }
+        outages.suspended_read_at.store(now, Ordering::SeqCst);
+        let mut after: Option<String> = None;
+        loop {
+            let keys = self.inner.store.keys_of_suspended_domains(after.as_deref(), BATCH).await?;
+            let Some(last) = keys.last() else { return Ok(()) };
+            after = Some(last.id.clone());
+            for key in &keys {
+                outages.begin(key, "its domain is suspended since the key could not be used", true, now);
+            }
+        }
+    }
+
     async fn probe(&self, probe: &Probe) -> Result<(), Error> {
-        let keys = self.inner.store.keys(&probe.tenant_id, &probe.domain_id).await?;
-        let key = keys.iter().find(|key| key.id == probe.key_id && states::may_be_sent(&key.state));
-        let Some(key) = key else {
-            // Revoked or deleted meanwhile: nothing will be signed with it, and what waits finds its new key.
-            self.inner.outages.end(&probe.key_id);
+        let (store, outages) = (&self.inner.store, &self.inner.outages);
+        let keys = store.keys(&probe.tenant_id, &probe.domain_id).await?;
+        let Some(key) = keys.iter().find(|key| key.id == probe.key_id && key.state == states::ACTIVE) else {
+            // Replaced, revoked or deleted meanwhile: nothing will be signed with it, and what waits finds its new key.
+            store.hurry_waiting(&probe.tenant_id, &probe.domain_id, self.now_ms()).await?;
+            outages.end(&probe.key_id);
             return Ok(());
         };
-        let (binding, stored, _) = key_parts(key)?;
-        let kind = CustodyKind::parse(&key.custody)
-            .ok_or_else(|| Error::Internal(format!("stored custody {:?}", key.custody)))?;
-        let signed = match self.custody(kind) {
-            Ok(custody) => custody.sign(&binding, &stored, &PROBE_DIGEST).await,
-            Err(error) => Err(error),
-        };
-        match signed {
-            Ok(_) => {
+        match self.let_sign(key).await? {
+            Ok(()) => {
                 tracing::info!(key = %key.id, domain = %key.domain_name, "a signing key can be used again: its mail goes on");
-                self.inner.outages.end(&key.id);
-                Ok(self.inner.store.hurry_waiting(&key.tenant_id, &key.domain_id, self.now_ms()).await?)
+                self.resume_after_key(key).await?;
+                outages.end(&key.id);
+                let hurried = store.hurry_waiting(&key.tenant_id, &key.domain_id, self.now_ms()).await;
+                if hurried.is_err() {
+                    // Else nobody would hurry it any more.
+                    outages.begin(key, "its mail could not be hurried", false, self.now_ms());
+                }
+                Ok(hurried?)
             }
-            Err(error) => {
-                self.inner.outages.goes_on(&key.id, Some(super::custody::waiting_reason(key, error)), self.now_ms());
+            Err(failure) => {
+                outages.goes_on(&key.id, Some(failure.reason()), self.now_ms());
+                if let Failure::OfTheKey(reason) = failure {
+                    outages.is_the_keys(&key.id);
+                    self.tell_that_key_is_unavailable(key, &reason).await;
+                }
                 Ok(())
             }
         }
     }
+
+    /// One signature, each time over other octets.
+    async fn let_sign(&self, key: &KeyRow) -> Result<Result<(), Failure>, Error> {
+        let (binding, stored, _) = key_parts(key)?;
+        let kind = CustodyKind::parse(&key.custody)
+            .ok_or_else(|| Error::Internal(format!("stored custody {:?}", key.custody)))?;
+        let mut digest = [0_u8; 32];
+        self.inner.random.fill(&mut digest);
+        let signed = match self.custody(kind) {
+            Ok(custody) => custody.sign(&binding, &stored, &digest).await,
+            Err(error) => Err(error),
+        };
+        Ok(signed.map(drop).map_err(|error| failure(key, error, self.now_ms())))
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domains::states::ACTIVE;
-
-    fn key(id: &str) -> KeyRow {
-        KeyRow {
-            id: id.into(),
-            tenant_id: "t".into(),
-            domain_id: "d".into(),
-            domain_name: "example.com".into(),
-            selector: "s1".into(),
-            algorithm: "ed25519".into(),
-            custody: "aws-kms".into(),
-            reference: "awskms:arn:1".into(),
-            sealed: vec![],
-            public_key: String::new(),
-            state: ACTIVE.into(),
-            published_p: None,
-            published_read_at: None,
-            published_tried_at: None,
-            life: signpost_store::KeyLife::default(),
-            created_at: 0,
-        }
-    }
-
-    #[test]
-    fn one_probe_a_key_at_growing_intervals_of_at_most_15_seconds() {
-        let outages = Outages::default();
-        for _ in 0..100 {
-            outages.begin(&key("a"), "away", 0);
-        }
-        let mut at = 0;
-        let mut pauses = Vec::new();
-        for _ in 0..7 {
-            let due = (at..).find(|now| {
-                let probes = outages.take_due(*now);
-                assert!(probes.len() <= 1);
-                probes.len() == 1
-            });
-            let due = due.unwrap();
-            assert!(outages.take_due(due).is_empty(), "taken twice");
-            outages.goes_on("a", None, due);
-            pauses.push(due - at);
-            at = due;
-        }
-        assert_eq!(pauses, [1000, 2000, 4000, 8000, 15_000, 15_000, 15_000]);
-        assert_eq!(outages.reason("a").as_deref(), Some("away"));
-        outages.end("a");
-        assert_eq!((outages.reason("a"), outages.ended()), (None, 1));
-        outages.end("a");
-        assert_eq!(outages.ended(), 1);
-    }
-
-    #[test]
-    fn a_probe_that_never_ended_is_due_again() {
-        let outages = Outages::default();
-        outages.begin(&key("a"), "away", 0);
-        assert_eq!(outages.take_due(1000).len(), 1);
-        assert!(outages.take_due(1000 + PROBE_TAKES_MS - 1).is_empty());
-        assert_eq!(outages.take_due(1000 + PROBE_TAKES_MS).len(), 1);
-    }
-}
+#[path = "outages_tests.rs"]
+mod tests;

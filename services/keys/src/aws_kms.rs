@@ -1,5 +1,6 @@
 //! Keys that were made in AWS KMS and never leave it; it signs digests. Only this module speaks to it.
 use crate::kms_fault::{self, Fault};
+use crate::kms_gate::{Gate, Place};
 use crate::{Custody, CustodyError, CustodyKind, EnvelopeCustody, EnvelopeSettings, KeyBinding, Random, StoredKey};
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
@@ -11,13 +12,18 @@ use aws_sdk_kms::config::timeout::TimeoutConfig;
 use aws_sdk_kms::error::BuildError;
 use aws_sdk_kms::operation::create_key::CreateKeyOutput;
 use aws_sdk_kms::operation::get_public_key::GetPublicKeyOutput;
+use aws_sdk_kms::operation::sign::SignOutput;
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{KeySpec, KeyUsageType, MessageType, SigningAlgorithmSpec, Tag};
 use signpost_dkim::KeyAlgorithm;
 use signpost_dkim::record::PublicKey;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Calls a second for signatures, of one account and region: with what a burst adds it stays within AWS's quota of 1,000 for RSA keys.
+pub const DEFAULT_KMS_RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(799);
 
 /// A signature is waited for by a request: a KMS that is slower counts as away, and the mail waits instead.
 const SIGN_BUDGET: Duration = Duration::from_secs(3);
@@ -37,6 +43,7 @@ const ED25519_SPKI_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0
 /// Custody `aws-kms`. References are `awskms:<ARN>`; a key belongs to the tenant and domain of the row that holds its reference.
 pub struct AwsKmsCustody {
     client: Client,
+    gate: Arc<Gate>,
 }
 
 impl AwsKmsCustody {
@@ -69,12 +76,17 @@ impl AwsKmsCustody {
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
             .build();
-        Self { client: Client::from_conf(config) }
+        Self { client: Client::from_conf(config), gate: Arc::new(Gate::new(DEFAULT_KMS_RATE)) }
+    }
+
+    /// With another rate than `DEFAULT_KMS_RATE`.
+    pub fn at_rate(self, calls_a_second: NonZeroU32) -> Self {
+        Self { gate: Arc::new(Gate::new(calls_a_second)), ..self }
     }
 
     /// Custody `aws-kms-envelope` in the same KMS.
     pub fn envelope(&self, rng: Arc<dyn Random>, settings: EnvelopeSettings) -> EnvelopeCustody {
-        EnvelopeCustody::new(self.client.clone(), rng, settings)
+        EnvelopeCustody::new(self.client.clone(), Arc::clone(&self.gate), rng, settings)
     }
 
     async fn create_key(&self, binding: &KeyBinding, algorithm: KeyAlgorithm) -> Result<String, CustodyError> {
@@ -91,11 +103,11 @@ impl AwsKmsCustody {
     }
 
     /// Reads the public half and lets the key sign, once each. Tried again for a moment, as the key is new.
-    async fn prove(&self, arn: &str, algorithm: KeyAlgorithm) -> Result<PublicKey, CustodyError> {
+    async fn prove(&self, tenant: &str, arn: &str, algorithm: KeyAlgorithm) -> Result<PublicKey, CustodyError> {
         let mut pause = NEW_KEY_PAUSE;
         let mut tries = 1;
         let (public_key, signature) = loop {
-            match self.first_use(arn, algorithm).await {
+            match self.first_use(tenant, arn, algorithm).await {
                 Err(fault) if fault.may_be_too_early() && tries < NEW_KEY_TRIES => {}
                 settled => break settled?,
             }
@@ -109,9 +121,9 @@ impl AwsKmsCustody {
         Ok(public_key)
     }
 
-    async fn first_use(&self, arn: &str, algorithm: KeyAlgorithm) -> Result<(PublicKey, Vec<u8>), Fault> {
+    async fn first_use(&self, tenant: &str, arn: &str, algorithm: KeyAlgorithm) -> Result<(PublicKey, Vec<u8>), Fault> {
         let public_key = self.public_key(arn, algorithm).await?;
-        Ok((public_key, self.ask_to_sign(arn, algorithm, &TEST_DIGEST).await?))
+        Ok((public_key, self.ask_to_sign(tenant, arn, algorithm, &TEST_DIGEST).await?))
     }
 
     async fn public_key(&self, arn: &str, algorithm: KeyAlgorithm) -> Result<PublicKey, Fault> {
@@ -130,7 +142,14 @@ impl AwsKmsCustody {
         }
     }
 
-    async fn ask_to_sign(&self, arn: &str, algorithm: KeyAlgorithm, digest: &[u8; 32]) -> Result<Vec<u8>, Fault> {
+    /// One call, when this tenant may make one.
+    async fn ask_to_sign(
+        &self,
+        tenant: &str,
+        arn: &str,
+        algorithm: KeyAlgorithm,
+        digest: &[u8; 32],
+    ) -> Result<Vec<u8>, Fault> {
         let (how, kind) = match algorithm {
             KeyAlgorithm::Rsa2048 | KeyAlgorithm::Rsa3072 | KeyAlgorithm::Rsa4096 => {
                 (SigningAlgorithmSpec::RsassaPkcs1V15Sha256, MessageType::Digest)
@@ -140,7 +159,8 @@ impl AwsKmsCustody {
         };
         let message = Blob::new(digest.as_slice());
         let request = self.client.sign().key_id(arn).signing_algorithm(how).message_type(kind).message(message);
-        let answer = kms_fault::within("Sign", SIGN_BUDGET, request.send()).await?;
+        let call = || kms_fault::within("Sign", SIGN_BUDGET, request.clone().send());
+        let answer: SignOutput = self.gate.pass(&Place::signing(arn), tenant, call).await?;
         let signature = answer.signature.map(Blob::into_inner).unwrap_or_default();
         if signature.is_empty() { Err(Fault::Senseless("it gave no signature".into())) } else { Ok(signature) }
     }
@@ -164,7 +184,7 @@ impl Custody for AwsKmsCustody {
 
     async fn create(&self, binding: &KeyBinding, algorithm: KeyAlgorithm) -> Result<StoredKey, CustodyError> {
         let arn = self.create_key(binding, algorithm).await?;
-        match self.prove(&arn, algorithm).await {
+        match self.prove(&binding.tenant, &arn, algorithm).await {
             Ok(public_key) => Ok(StoredKey { reference: reference(&arn), sealed: Vec::new(), public_key, algorithm }),
             Err(error) => {
                 // No row will name it: it would cost money for ever.
@@ -185,7 +205,7 @@ impl Custody for AwsKmsCustody {
                 key.algorithm.as_str()
             )));
         }
-        let signature = self.ask_to_sign(arn, key.algorithm, digest).await?;
+        let signature = self.ask_to_sign(&binding.tenant, arn, key.algorithm, digest).await?;
         if !key.public_key.verify_digest(digest, &signature) {
             return Err(CustodyError::Refused(format!(
                 "the KMS answered with a signature that the public half of key {} does not verify: it signed with another key",

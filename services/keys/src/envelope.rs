@@ -7,6 +7,7 @@
 //! ciphertext, 16 octets of tag. The KMS binds the data key to tenant, domain and key id (its EncryptionContext, which its log
 //! shows), the seal binds the private key to these and to selector and algorithm.
 use crate::kms_fault::{self, Fault};
+use crate::kms_gate::{Gate, Place};
 use crate::sealed::{off_worker, run, warn_unopened};
 use crate::signing_key::{self, SigningKey};
 use crate::unwrapped::Unwrapped;
@@ -52,6 +53,7 @@ impl Default for EnvelopeSettings {
 /// Custody `aws-kms-envelope`. References are `awskms-envelope:<key id>`.
 pub struct EnvelopeCustody {
     client: Client,
+    gate: Arc<Gate>,
     rng: Arc<dyn Random>,
     wrapping_key: String,
     unwrapped: Unwrapped,
@@ -65,11 +67,11 @@ struct DataKey {
 }
 
 impl EnvelopeCustody {
-    pub(crate) fn new(client: Client, rng: Arc<dyn Random>, settings: EnvelopeSettings) -> Self {
+    pub(crate) fn new(client: Client, gate: Arc<Gate>, rng: Arc<dyn Random>, settings: EnvelopeSettings) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         let EnvelopeSettings { wrapping_key, lifetime } = settings;
         let (unwrapped, generations) = (Unwrapped::new(lifetime), Arc::new(Semaphore::new(processors)));
-        Self { client, rng, wrapping_key, unwrapped, generations }
+        Self { client, gate, rng, wrapping_key, unwrapped, generations }
     }
 
     async fn data_key(&self, binding: &KeyBinding) -> Result<DataKey, CustodyError> {
@@ -97,7 +99,8 @@ impl EnvelopeCustody {
             .key_id(&self.wrapping_key)
             .key_spec(DataKeySpec::Aes256)
             .set_encryption_context(Some(context(binding)));
-        let answer: GenerateDataKeyOutput = kms_fault::within("GenerateDataKey", MANAGE_BUDGET, request.send()).await?;
+        let call = || kms_fault::within("GenerateDataKey", MANAGE_BUDGET, request.clone().send());
+        let answer: GenerateDataKeyOutput = self.gate.pass(&Place::unwrapping(), &binding.tenant, call).await?;
         let (Some(open), Some(wrapped)) = (answer.plaintext, answer.ciphertext_blob) else {
             return Err(Fault::Senseless("it gave no data key".into()));
         };
@@ -133,7 +136,8 @@ impl EnvelopeCustody {
     async fn unwrap_data_key(&self, binding: &KeyBinding, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
         let request =
             self.client.decrypt().ciphertext_blob(Blob::new(wrapped)).set_encryption_context(Some(context(binding)));
-        let answer: DecryptOutput = kms_fault::within("Decrypt", UNWRAP_BUDGET, request.send()).await?;
+        let call = || kms_fault::within("Decrypt", UNWRAP_BUDGET, request.clone().send());
+        let answer: DecryptOutput = self.gate.pass(&Place::unwrapping(), &binding.tenant, call).await?;
         match answer.plaintext {
             Some(open) => Ok(Zeroizing::new(open.into_inner())),
             None => Err(Fault::Senseless("it gave no data key".into())),

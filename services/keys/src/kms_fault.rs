@@ -9,62 +9,136 @@ use std::time::Duration;
 pub(crate) enum Fault {
     /// It answered with this error code.
     Answered(String),
-    /// It did not answer, or not in time.
+    /// It did not answer in time.
     Silent(&'static str),
+    /// No connection, or it broke.
+    Broken(&'static str),
     /// It answered what makes no sense.
     Senseless(String),
+    /// It was not asked, to keep the pace; there may be room after so long.
+    Paced(Duration),
+}
+
+/// What an error code of AWS says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    /// It was asked too often.
+    Throttled,
+    /// Something inside of it failed; it says itself that this passes.
+    Passes,
+    /// The key may not be used, until somebody changes that.
+    KeyUnusable,
+    /// The same, unless the key is so new that not every host of it knows the key.
+    KeyNotThere,
+    /// The request is wrong.
+    Wrong,
+    /// Whatever else: our credentials, an outage, what AWS adds later.
+    Other,
+}
+
+fn meaning(code: &str) -> Meaning {
+    match code {
+        "ThrottlingException"
+        | "Throttling"
+        | "ThrottledException"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "RequestLimitExceeded"
+        | "TooManyRequestsException"
+        | "SlowDown" => Meaning::Throttled,
+        "DependencyTimeoutException"
+        | "KMSInternalException"
+        | "KeyUnavailableException"
+        | "InternalError"
+        | "InternalFailure"
+        | "InternalServerError"
+        | "RequestTimeout"
+        | "RequestTimeoutException"
+        | "ServiceUnavailable"
+        | "ServiceUnavailableException" => Meaning::Passes,
+        "DisabledException" | "AccessDeniedException" => Meaning::KeyUnusable,
+        "NotFoundException" | "KMSInvalidStateException" => Meaning::KeyNotThere,
+        "InvalidKeyUsageException"
+        | "InvalidArnException"
+        | "InvalidCiphertextException"
+        | "IncorrectKeyException"
+        | "MalformedPolicyDocumentException"
+        | "TagException"
+        | "UnsupportedOperationException"
+        | "ValidationException" => Meaning::Wrong,
+        _ => Meaning::Other,
+    }
 }
 
 impl Fault {
     /// True where a key that was made a moment ago may answer so.
     pub(crate) fn may_be_too_early(&self) -> bool {
-        self.has_code(&["NotFoundException", "KMSInvalidStateException"])
+        self.means(Meaning::KeyNotThere)
     }
 
     /// True where the key does not exist any more, or its deletion is scheduled.
     pub(crate) fn is_gone_or_going(&self) -> bool {
-        self.has_code(&["NotFoundException", "KMSInvalidStateException"])
+        self.means(Meaning::KeyNotThere)
     }
 
     /// True where nothing has that name.
     pub(crate) fn is_not_found(&self) -> bool {
-        self.has_code(&["NotFoundException"])
+        self.has_code("NotFoundException")
     }
 
     /// True where something else has that name.
     pub(crate) fn exists_already(&self) -> bool {
-        self.has_code(&["AlreadyExistsException"])
+        self.has_code("AlreadyExistsException")
     }
 
-    fn has_code(&self, codes: &[&str]) -> bool {
+    /// True where fewer calls are what helps.
+    pub(crate) fn is_throttling(&self) -> bool {
+        self.means(Meaning::Throttled)
+    }
+
+    /// True where the same call may well succeed a moment later, and asking for it does no harm.
+    pub(crate) fn may_pass_at_once(&self) -> bool {
         match self {
-            Self::Answered(code) => codes.contains(&code.as_str()),
-            Self::Silent(_) | Self::Senseless(_) => false,
+            Self::Answered(_) => self.means(Meaning::Passes),
+            Self::Broken(_) => true,
+            Self::Silent(_) | Self::Senseless(_) | Self::Paced(_) => false,
+        }
+    }
+
+    fn means(&self, wanted: Meaning) -> bool {
+        match self {
+            Self::Answered(code) => meaning(code) == wanted,
+            Self::Silent(_) | Self::Broken(_) | Self::Senseless(_) | Self::Paced(_) => false,
+        }
+    }
+
+    fn has_code(&self, wanted: &str) -> bool {
+        match self {
+            Self::Answered(code) => code == wanted,
+            Self::Silent(_) | Self::Broken(_) | Self::Senseless(_) | Self::Paced(_) => false,
         }
     }
 }
 
-/// Only what says that the request itself is wrong stays wrong. Everything else passes, by itself or by the operator's hand
-/// (disabled, deletion scheduled, no permission, throttled, away): the mail waits for it.
+/// Only what says that the request itself is wrong stays wrong. Everything else passes, by itself or by somebody's hand: the mail
+/// waits for it.
 impl From<Fault> for CustodyError {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Answered(code) => {
                 let text = format!("the KMS answers {code}");
-                match code.as_str() {
-                    "InvalidKeyUsageException"
-                    | "InvalidArnException"
-                    | "InvalidCiphertextException"
-                    | "IncorrectKeyException"
-                    | "MalformedPolicyDocumentException"
-                    | "TagException"
-                    | "UnsupportedOperationException"
-                    | "ValidationException" => Self::Refused(text),
-                    _ => Self::Unavailable(text),
+                match meaning(&code) {
+                    Meaning::Throttled | Meaning::Passes => Self::Transient(text),
+                    Meaning::KeyUnusable => Self::KeyUnavailable(text),
+                    Meaning::KeyNotThere => Self::KeyNotFound(text),
+                    Meaning::Wrong => Self::Refused(text),
+                    Meaning::Other => Self::Unavailable(text),
                 }
             }
             Fault::Silent(why) => Self::Unavailable(format!("the KMS gives no answer: {why}")),
-            Fault::Senseless(what) => Self::Unavailable(format!("the KMS answers what makes no sense: {what}")),
+            Fault::Broken(why) => Self::Transient(format!("the KMS gives no answer: {why}")),
+            Fault::Senseless(what) => Self::Transient(format!("the KMS answers what makes no sense: {what}")),
+            Fault::Paced(after) => Self::Paced(after),
         }
     }
 }
@@ -95,7 +169,9 @@ where
         SdkError::ResponseError(_) => Fault::Senseless("it is not in the KMS's protocol".into()),
         SdkError::TimeoutError(_) => Fault::Silent("not in time"),
         SdkError::DispatchFailure(failure) if failure.is_timeout() => Fault::Silent("no connection in time"),
-        SdkError::DispatchFailure(failure) if failure.is_io() => Fault::Silent("no connection, or it broke"),
+        SdkError::DispatchFailure(failure) if failure.is_io() => Fault::Broken("no connection, or it broke"),
+        // The SDK's word for a connection that ended in the middle of an answer.
+        SdkError::DispatchFailure(failure) if failure.as_other().is_some() => Fault::Broken("the connection broke"),
         SdkError::DispatchFailure(_) => Fault::Silent("the request could not be sent; see the log"),
         SdkError::ConstructionFailure(_) => Fault::Silent("the request could not be made; see the log"),
         // The enumeration is open; what the SDK adds later is no success either.
@@ -107,36 +183,88 @@ where
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_the_operator_or_time_can_mend_makes_mail_wait() {
-        for code in [
-            "DisabledException",
-            "KMSInvalidStateException",
-            "AccessDeniedException",
-            "NotFoundException",
-            "ThrottlingException",
-            "LimitExceededException",
-            "KMSInternalException",
-            "DependencyTimeoutException",
-            "KeyUnavailableException",
-            "ExpiredTokenException",
-            "UnrecognizedClientException",
-            "SomethingNewException",
-        ] {
-            let error = CustodyError::from(Fault::Answered(code.into()));
-            assert!(matches!(&error, CustodyError::Unavailable(text) if text.contains(code)), "{error:?}");
-        }
-        for fault in [Fault::Silent("not in time"), Fault::Senseless("no signature".into())] {
-            assert!(matches!(CustodyError::from(fault), CustodyError::Unavailable(_)));
+    /// Code or fault, and what becomes of it.
+    fn kind(error: &CustodyError) -> &'static str {
+        match error {
+            CustodyError::Unavailable(_) => "unavailable",
+            CustodyError::Transient(_) => "transient",
+            CustodyError::Paced(_) => "paced",
+            CustodyError::KeyUnavailable(_) => "key unavailable",
+            CustodyError::KeyNotFound(_) => "key not found",
+            CustodyError::Refused(_) => "refused",
         }
     }
 
     #[test]
-    fn what_never_works_is_refused() {
-        for code in
-            ["InvalidKeyUsageException", "ValidationException", "InvalidArnException", "InvalidCiphertextException"]
-        {
-            assert!(matches!(CustodyError::from(Fault::Answered(code.into())), CustodyError::Refused(_)), "{code}");
+    fn every_error_code_says_who_has_to_do_something() {
+        let table: [(&str, &[&str]); 5] = [
+            (
+                "transient",
+                &[
+                    "ThrottlingException",
+                    "TooManyRequestsException",
+                    "KMSInternalException",
+                    "DependencyTimeoutException",
+                    "KeyUnavailableException",
+                    "ServiceUnavailableException",
+                    "InternalFailure",
+                ],
+            ),
+            ("key unavailable", &["DisabledException", "AccessDeniedException"]),
+            ("key not found", &["NotFoundException", "KMSInvalidStateException"]),
+            (
+                "unavailable",
+                &[
+                    "LimitExceededException",
+                    "ExpiredTokenException",
+                    "UnrecognizedClientException",
+                    "SomethingNewException",
+                ],
+            ),
+            (
+                "refused",
+                &[
+                    "InvalidKeyUsageException",
+                    "ValidationException",
+                    "InvalidArnException",
+                    "InvalidCiphertextException",
+                ],
+            ),
+        ];
+        for (expected, codes) in table {
+            for code in codes {
+                let error = CustodyError::from(Fault::Answered((*code).into()));
+                assert_eq!(kind(&error), expected, "{code}");
+                assert!(error.to_string().contains(code), "{error}");
+            }
+        }
+        for (fault, expected) in [
+            (Fault::Silent("not in time"), "unavailable"),
+            (Fault::Broken("reset"), "transient"),
+            (Fault::Senseless("no signature".into()), "transient"),
+            (Fault::Paced(Duration::from_secs(1)), "paced"),
+        ] {
+            assert_eq!(kind(&CustodyError::from(fault)), expected);
+        }
+    }
+
+    #[test]
+    fn at_once_is_asked_again_only_where_that_may_help_and_does_not_harm() {
+        let answered = |code: &str| Fault::Answered(code.into());
+        for fault in [answered("KMSInternalException"), answered("KeyUnavailableException"), Fault::Broken("reset")] {
+            assert!(fault.may_pass_at_once() && !fault.is_throttling(), "{fault:?}");
+        }
+        let throttled = answered("ThrottlingException");
+        assert!(throttled.is_throttling() && !throttled.may_pass_at_once());
+        for fault in [
+            answered("DisabledException"),
+            answered("NotFoundException"),
+            answered("SomethingNewException"),
+            Fault::Silent("not in time"),
+            Fault::Senseless("garbage".into()),
+            Fault::Paced(Duration::ZERO),
+        ] {
+            assert!(!fault.may_pass_at_once() && !fault.is_throttling(), "{fault:?}");
         }
     }
 }

@@ -3,7 +3,9 @@ mod aws_kms;
 mod cache;
 mod envelope;
 mod import;
+mod kms_budget;
 mod kms_fault;
+mod kms_gate;
 mod master;
 mod random;
 mod seal;
@@ -13,7 +15,7 @@ mod token_key;
 mod unwrapped;
 mod vet;
 
-pub use aws_kms::AwsKmsCustody;
+pub use aws_kms::{AwsKmsCustody, DEFAULT_KMS_RATE};
 pub use envelope::{EnvelopeCustody, EnvelopeSettings};
 pub use import::{ImportError, ImportFault, ImportedKey};
 pub use master::{MasterKey, MasterKeyError};
@@ -24,6 +26,7 @@ pub use token_key::{NewTokenKey, TokenKey};
 use signpost_dkim::record::PublicKey;
 use signpost_dkim::{KeyAlgorithm, Selector, SigningDomain};
 use std::fmt;
+use std::time::Duration;
 
 /// To whom a key is bound. All of it is associated data of the seal: a sealed key moved to another row does not open.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -117,16 +120,33 @@ impl fmt::Debug for StoredKey {
     }
 }
 
-/// Why custody did not do it.
+/// Why custody did not do it. Whoever asked acts differently on each.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CustodyError {
-    /// Try later; mail waits. (Master key absent or wrong, KMS away.)
+    /// Try later; mail waits: what holds the key is away, or the master key is. No fault of the key. Whoever asks waits for it each time, so
+    /// ask seldom.
     #[error("the key cannot be used now: {0}")]
     Unavailable(String),
-    /// Never works as it is: the sealed octets do not open under this binding, or the algorithm is not offered.
+    /// The KMS answered, and not with a signature: it was asked too often, or something inside of it failed. Passes by itself; ask again from the
+    /// queue.
+    #[error("the key cannot be used now: {0}")]
+    Transient(String),
+    /// The KMS was not asked, to keep the pace that it takes. There may be room after so long.
+    #[error("the key cannot be used now: too many signatures are asked of the KMS at a time")]
+    Paced(Duration),
+    /// The key itself: disabled, or we may not use it. Until somebody changes that.
+    #[error("the key cannot be used now: {0}")]
+    KeyUnavailable(String),
+    /// As `KeyUnavailable`; but a key that was made less than `NEW_KEY_FOR` ago may only not be known everywhere yet.
+    #[error("the key cannot be used now: {0}")]
+    KeyNotFound(String),
+    /// Never works as it is: the sealed octets do not open under this binding, the algorithm is not offered, another key signed.
     #[error("the key cannot be used: {0}")]
     Refused(String),
 }
+
+/// AWS KMS is eventually consistent: so long a new key may seem not to be there.
+pub const NEW_KEY_FOR: Duration = Duration::from_secs(300);
 
 /// Makes keys and signs with them.
 #[async_trait::async_trait]

@@ -13,6 +13,7 @@ use localstack::LocalStack;
 use signpost_dkim::KeyAlgorithm::{Ed25519, Rsa2048, Rsa3072, Rsa4096};
 use signpost_keys::{AwsKmsCustody, Custody, CustodyError, KeyBinding, StoredKey};
 use std::net::TcpListener;
+use std::num::NonZeroU32;
 
 fn place() -> KeyBinding {
     binding("tenant-1", "example.com", "s1", "key-1")
@@ -57,12 +58,12 @@ async fn keeps_the_contract_of_custody_against_localstack() {
 
     let key = custody.create(&place(), Rsa2048).await.unwrap();
     kms.disable_key().key_id(arn(&key)).send().await.unwrap();
-    assert!(matches!(sign(&custody, &key).await, Err(CustodyError::Unavailable(_))));
+    assert!(matches!(sign(&custody, &key).await, Err(CustodyError::KeyUnavailable(_))));
     kms.enable_key().key_id(arn(&key)).send().await.unwrap();
     sign(&custody, &key).await.unwrap();
     custody.withdraw(&place(), &key).await.unwrap();
     assert_eq!(state(&kms, &key).await, KeyState::PendingDeletion);
-    assert!(matches!(sign(&custody, &key).await, Err(CustodyError::Unavailable(_))));
+    assert!(matches!(sign(&custody, &key).await, Err(CustodyError::KeyNotFound(_))));
 }
 
 #[tokio::test]
@@ -98,7 +99,7 @@ async fn a_disabled_key_makes_mail_wait_and_an_enabled_one_signs_again() {
     let key = custody.create(&place(), Ed25519).await.unwrap();
     kms.disable_key().key_id(id(&key)).send().await.unwrap();
     let error = sign(&custody, &key).await.unwrap_err();
-    assert!(matches!(&error, CustodyError::Unavailable(text) if text.contains("DisabledException")), "{error:?}");
+    assert!(matches!(&error, CustodyError::KeyUnavailable(text) if text.contains("DisabledException")), "{error:?}");
     assert!(!error.to_string().contains("arn:"), "ARNs are not for tenants: {error}");
     kms.enable_key().key_id(id(&key)).send().await.unwrap();
     sign(&custody, &key).await.unwrap();
@@ -112,28 +113,62 @@ async fn a_withdrawn_key_signs_no_more_and_is_destroyed_after_the_window() {
     for _ in ["once", "repeated"] {
         custody.withdraw(&place(), &key).await.unwrap();
         assert_eq!(state(&kms, &key).await, KeyState::PendingDeletion);
-        assert!(matches!(sign(&custody, &key).await, Err(CustodyError::Unavailable(_))));
+        assert!(matches!(sign(&custody, &key).await, Err(CustodyError::KeyNotFound(_))));
     }
     let unknown = StoredKey { reference: format!("{}0", key.reference), ..key.clone() };
+    assert!(matches!(sign(&custody, &unknown).await, Err(CustodyError::KeyNotFound(_))));
     custody.withdraw(&place(), &unknown).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_kms_that_fails_is_asked_once_and_mail_waits() {
     let server = KmsServer::start();
-    let custody = server.custody().await;
     for algorithm in [Ed25519, Rsa2048] {
+        // So few calls that none may be made again at once.
+        let custody = server.custody().await;
         let key = custody.create(&place(), algorithm).await.unwrap();
-        for fault in ["throttled", "denied", "internal", "garbage", "silent"] {
+        for fault in ["throttled", "denied", "internal", "reset", "garbage", "silent"] {
             server.fault(fault);
             let before = server.calls("Sign");
             let result = sign(&custody, &key).await;
-            assert!(matches!(result, Err(CustodyError::Unavailable(_))), "{fault}: {result:?}");
-            assert_eq!(server.calls("Sign"), before + 1, "{fault}: the SDK's retries are off");
+            let expected = match fault {
+                "silent" => matches!(result, Err(CustodyError::Unavailable(_))),
+                "denied" => matches!(result, Err(CustodyError::KeyUnavailable(_))),
+                _ => matches!(result, Err(CustodyError::Transient(_))),
+            };
+            assert!(expected, "{fault}: {result:?}");
+            assert_eq!(server.calls("Sign"), before + 1, "{fault}: neither the SDK nor we ask again");
         }
         server.fault("none");
         sign(&custody, &key).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_comes_too_fast_is_not_asked_for_and_what_failed_inside_of_the_kms_is_asked_for_once_more() {
+    let server = KmsServer::start();
+    let custody = server.custody().await.at_rate(NonZeroU32::new(4).unwrap());
+    let key = custody.create(&place(), Ed25519).await.unwrap();
+    let before = server.calls("Sign");
+    let results = futures_util::future::join_all((0..40).map(|_| sign(&custody, &key))).await;
+    let made = results.iter().filter(|result| result.is_ok()).count();
+    assert!((1..=2).contains(&made), "{made} in a quarter of a second");
+    assert!(results.iter().all(|result| matches!(result, Ok(_) | Err(CustodyError::Paced(_)))), "{results:?}");
+    assert_eq!(server.calls("Sign") - before, u64::try_from(made).unwrap());
+
+    let custody = server.custody().await;
+    for _ in 0..20 {
+        sign(&custody, &key).await.unwrap();
+    }
+    for fault in ["internal", "reset"] {
+        server.fault(fault);
+        let before = server.calls("Sign");
+        sign(&custody, &key).await.unwrap_err();
+        assert_eq!(server.calls("Sign"), before + 2, "{fault}: at once, and once");
+    }
+    let before = server.calls("Sign");
+    sign(&custody, &key).await.unwrap_err();
+    assert_eq!(server.calls("Sign"), before + 1, "not more than one in ten");
 }
 
 #[tokio::test]
@@ -161,7 +196,7 @@ async fn a_kms_that_is_away_makes_mail_wait() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let away = AwsKmsCustody::with(&kms_server::config(&format!("http://{nobody}")).await);
     for result in [sign(&away, &key).await.map(|_| ()), away.create(&place(), Ed25519).await.map(|_| ())] {
-        assert!(matches!(result, Err(CustodyError::Unavailable(_))), "{result:?}");
+        assert!(matches!(result, Err(CustodyError::Transient(_))), "{result:?}");
     }
 }
 

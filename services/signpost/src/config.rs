@@ -8,7 +8,7 @@ use signpost_dkim::SigningDomain;
 use signpost_engine::Settings;
 use signpost_engine::delivery::{DeliverySettings, Relay, RelayTls};
 use signpost_http::Door;
-use signpost_keys::EnvelopeSettings;
+use signpost_keys::{DEFAULT_KMS_RATE, EnvelopeSettings};
 use signpost_store::PostgresSettings;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -216,6 +216,10 @@ pub(crate) struct ServeArgs {
     /// Custody aws-kms-envelope: how long a private key stays unwrapped in memory; so long it signs on when the KMS refuses it, or is away
     #[arg(long, env = "SIGNPOST_KMS_UNWRAPPED_FOR", default_value = "5m", value_parser = parse_duration_ms)]
     pub(crate) kms_unwrapped_for: i64,
+    /// Signatures a second that this process asks of AWS KMS at most, for each account and region; the same again for unwrapping. With several
+    /// processes each takes its own: divide
+    #[arg(long, env = "SIGNPOST_KMS_RATE", default_value_t = DEFAULT_KMS_RATE, value_parser = parse_rate)]
+    pub(crate) kms_rate: NonZeroU32,
     #[command(flatten)]
     pub(crate) dns: DnsArgs,
     #[command(flatten)]

@@ -138,7 +138,7 @@ async fn attach_kms(engine: &Engine, args: &ServeArgs) -> Outcome<()> {
         KeyCustody::AwsKmsEnvelope => (needed("aws-kms-envelope").await?, CustodyKind::AwsKmsEnvelope),
         KeyCustody::Sealed => (AwsKmsCustody::if_configured().await?, CustodyKind::Sealed),
     };
-    if let Some(kms) = kms {
+    if let Some(kms) = kms.map(|kms| kms.at_rate(args.kms_rate)) {
         let envelope = Arc::new(kms.envelope(Arc::new(SystemRandom), args.envelope_settings()));
         engine.attach_kms(KmsAccess { keys: Arc::new(kms), envelope, for_new_keys });
     }

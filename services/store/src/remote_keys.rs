@@ -1,4 +1,4 @@
-//! Keys that another machine holds (custody `aws-kms`): they cost there until they are given up.
+//! Keys that another machine holds (custody `aws-kms`): they cost there until they are given up. And domains whose key cannot be used.
 use crate::domains::{domain, key};
 use crate::statement::sql;
 use crate::{DomainRow, KeyRow, Store, StoreError};
@@ -37,6 +37,19 @@ impl Store {
                         WHERE custody = 'aws-kms' AND state IN ('retired', 'revoked') AND withdrawn_at IS NULL
                         AND id > $1
                         ORDER BY id LIMIT $2")
+        .bind(after.unwrap_or(""))
+        .bind(i64::from(limit))
+        .fetch_all(self.readers())
+        .await?;
+        rows.iter().map(key).collect()
+    }
+
+    /// Active keys of domains that are suspended with the reason `key_unavailable` (system), by id, those after `after` only.
+    pub async fn keys_of_suspended_domains(&self, after: Option<&str>, limit: u32) -> Result<Vec<KeyRow>, StoreError> {
+        let rows = sql("SELECT dkim_keys.* FROM domains JOIN dkim_keys ON dkim_keys.domain_id = domains.id
+                        WHERE domains.signing = 'suspended' AND domains.signing_reason = 'key_unavailable'
+                        AND domains.deleted_at IS NULL AND dkim_keys.state = 'active' AND dkim_keys.id > $1
+                        ORDER BY dkim_keys.id LIMIT $2")
         .bind(after.unwrap_or(""))
         .bind(i64::from(limit))
         .fetch_all(self.readers())

@@ -11,6 +11,19 @@ const AUTHORIZATION: &str =
 /// What the binary signs its requests with; found nowhere else.
 const SECRET_ACCESS_KEY: &str = "kL9sPq3vXw7bTz2NfYh5cRg8jMdUe6aQ4oViBnEx";
 
+/// A call for a signature, as the KMS saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Deserialize)]
+pub struct SignCall {
+    /// When it came, in ms of the KMS's clock.
+    pub at: u64,
+    /// ARN of the key.
+    pub key: String,
+    /// What was to be signed, base64.
+    pub input: String,
+    /// `ok`, or the fault that it met.
+    pub outcome: String,
+}
+
 /// A running KMS. Dropped: killed, and its keys with it.
 pub struct Kms {
     _process: Process,
@@ -92,6 +105,16 @@ impl Kms {
     /// From now on Sign goes wrong in that way; see kms_server.py.
     pub fn fault(&self, kind: &str) {
         self.api.post_empty(&format!("/_test/fault?kind={kind}")).expect(200);
+    }
+
+    /// The same of so many of a hundred calls.
+    pub fn fault_of(&self, kind: &str, percent: u8) {
+        self.api.post_empty(&format!("/_test/fault?kind={kind}&percent={percent}")).expect(200);
+    }
+
+    /// Every call for a signature so far, in the order they came.
+    pub fn sign_calls(&self) -> Vec<SignCall> {
+        serde_json::from_value(self.api.get("/_test/log").expect(200).json()).unwrap()
     }
 
     /// How often an operation was called.

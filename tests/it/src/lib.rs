@@ -58,7 +58,7 @@ use dns::find;
 pub use dns::{Named, NamedBuilder, Unbound};
 pub use gate::Gate;
 pub use judges::{Attachment, Decoded, DkimPy, MailAuthJudge, TxtRecords, our_verdict};
-pub use kms::Kms;
+pub use kms::{Kms, SignCall};
 pub use ledger::{Content, Death, Ledger, Posted, repetitions};
 pub use load::{Client, Dice};
 pub use meddler::Meddler;

@@ -98,7 +98,7 @@ async fn mail_waits_for_its_rsa_signature_and_not_for_the_other() {
         let (bench, ed25519, rsa) = dual().await;
         let broken = if of_rsa { &rsa } else { &ed25519 };
         if is_away {
-            bench.engine.inner.outages.begin(broken, "the KMS is away", bench.now());
+            bench.engine.inner.outages.begin(broken, "the KMS is away", false, bench.now());
         } else {
             bench.change_key(&broken.id, None, Some("")).await;
         }

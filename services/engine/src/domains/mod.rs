@@ -9,6 +9,7 @@ pub(crate) mod publication;
 pub(crate) mod records;
 mod rotation;
 pub(crate) mod states;
+mod suspension;
 mod watch;
 mod watch_rules;
 

@@ -60,11 +60,6 @@ pub(crate) struct Step {
     pub(crate) to: &'static str,
 }
 
-/// True while a signature by a key in this state may leave.
-pub(crate) fn may_be_sent(state: &str) -> bool {
-    state == ACTIVE || state == RETIRING
-}
-
 /// True while the key signs, or could come to.
 pub(crate) fn is_in_use(state: &str) -> bool {
     matches!(state, PENDING | PUBLISHED | ACTIVE)

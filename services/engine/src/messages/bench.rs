@@ -248,7 +248,11 @@ impl Bench {
     }
 
     pub(crate) fn advance(&self, millis: i64) {
-        self.clock.0.fetch_add(millis, Ordering::SeqCst);
+        self.clock.advance(millis);
+    }
+
+    pub(crate) fn clock(&self) -> Arc<Steered> {
+        Arc::clone(&self.clock)
     }
 
     /// A fence that is good at this hour, however far the clock was moved.

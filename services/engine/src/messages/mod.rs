@@ -108,8 +108,8 @@ impl Engine {
                 let (prepend, signatures) = signed.unzip();
                 Ok(SignedMessage { prepend, signatures, raw: prepared.message.raw })
             }
-            Err(NotSigned::Held(reason)) => Err(Error::SigningSuspended(reason)),
-            Err(NotSigned::Awaiting(reason)) => {
+            Err(NotSigned::Held(reason) | NotSigned::NoKey(reason)) => Err(Error::SigningSuspended(reason)),
+            Err(NotSigned::Awaiting(reason) | NotSigned::Later(reason, _)) => {
                 tracing::warn!(domain = %authority.domain.name, reason, "no signature for /sign");
                 Err(if self.is_sealed() { Error::Sealed } else { Error::KeyUnavailable })
             }
@@ -266,8 +266,8 @@ impl Engine {
                     ("queued", None, None)
                 }
                 Err(not_signed) => {
-                    let (status, reason) = not_signed.waiting()?;
-                    (status, Some(reason), Some(now))
+                    let (status, reason, until) = not_signed.waiting()?;
+                    (status, Some(reason), Some(until.unwrap_or(now)))
                 }
             }
         };

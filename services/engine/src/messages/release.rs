@@ -17,6 +17,8 @@ const AWAY_RETRY_MS: i64 = 2 * 1000;
 /// A waiting message makes us read its key's record again, at most so often per key.
 const REREAD_MS: i64 = 25 * 1000;
 const RELEASE_BATCH: u32 = 50;
+/// A domain whose key signs slowly keeps a pass for so long; what is left of its messages has its turn in the next one.
+const PASS_SHARE_MS: i64 = 1_000;
 /// A release that the database could not commit is tried again after this, and then less and less often.
 const RELEASE_PAUSE: Duration = Duration::from_millis(100);
 const RELEASE_PAUSE_AT_MOST: Duration = Duration::from_secs(5);
@@ -45,8 +47,16 @@ impl Engine {
 
     async fn release_of_domain(&self, fence: &Fence, messages: Vec<Waiting>) {
         let outages_ended = self.inner.outages.ended();
+        let began = self.now_ms();
         for one in &messages {
             let id = &one.message.id;
+            if self.now_ms() - began > PASS_SHARE_MS {
+                // As it was, so that it keeps its place.
+                let message = &one.message;
+                let change = unsigned(&message.status, message.waiting_reason.clone(), message.release_at);
+                self.commit_release(fence, id, &change).await;
+                continue;
+            }
             let change = match self.release_one(one).await {
                 Ok(change) => change,
                 Err(error) => {
@@ -120,8 +130,8 @@ impl Engine {
             let event = self.message_event(message, "message.expired", json!({"reason": reason}));
             return Ok(ReleaseChange { events: vec![event], ..unsigned("expired", Some(reason), None) });
         }
-        let keep_waiting = |status: &str, reason: String| {
-            let mut change = unsigned(status, Some(reason.clone()), Some(now + WAIT_RETRY_MS));
+        let keep_waiting = |status: &str, reason: String, until: Option<i64>| {
+            let mut change = unsigned(status, Some(reason.clone()), Some(until.unwrap_or(now + WAIT_RETRY_MS)));
             change.expires_at = Some(expires_at);
             if status != message.status {
                 change.events.push(self.message_event(
@@ -136,13 +146,13 @@ impl Engine {
         match domain {
             None => return Ok(unsigned("cancelled", Some("the domain was deleted".into()), None)),
             Some(domain) if domain.ownership != "verified" => {
-                return Ok(keep_waiting("held", NOT_PROVEN.into()));
+                return Ok(keep_waiting("held", NOT_PROVEN.into(), None));
             }
             Some(domain) if domain.signing == "disabled" => {
-                return Ok(keep_waiting("held", DISABLED.into()));
+                return Ok(keep_waiting("held", DISABLED.into(), None));
             }
             Some(domain) if is_record_wrong(&domain) => {
-                return Ok(keep_waiting("held", RECORD_WRONG.into()));
+                return Ok(keep_waiting("held", RECORD_WRONG.into(), None));
             }
             Some(_) => {}
         }
@@ -155,11 +165,14 @@ impl Engine {
         match self.sign_with_active_keys(&keys, &raw).await {
             Ok(signed) => Ok(self.released(waiting, raw, signed, expires_at)?),
             Err(not_signed) => match not_signed.waiting() {
-                Ok((status, reason)) => Ok(keep_waiting(status, reason)),
+                Ok((status, reason, until)) => {
+                    let pause = keys.iter().filter_map(|key| self.inner.outages.pause(&key.id, now)).max();
+                    Ok(keep_waiting(status, reason, until.or(pause.map(|pause| now + pause))))
+                }
                 Err(error) => {
                     // One message that cannot be signed must not stop the others.
                     tracing::error!(message = %message.id, ?error, "a waiting message could not be signed");
-                    Ok(keep_waiting("held", "signing failed; the operator has to look".into()))
+                    Ok(keep_waiting("held", "signing failed; the operator has to look".into(), None))
                 }
             },
         }

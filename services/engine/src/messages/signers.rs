@@ -47,7 +47,7 @@ impl Signers {
 
 /// DESIGN "authorize": with `key_unavailable` mail awaits its signature.
 fn none_active() -> NotSigned {
-    NotSigned::Awaiting("no key of this domain is active".into())
+    NotSigned::NoKey("no key of this domain is active".into())
 }
 
 /// What must be known before a message of one domain is signed; kept for a moment.
@@ -63,7 +63,9 @@ impl Authority {
         match Signers::among(keys) {
             Ok(signers) => Ok(Self { domain, signers: Some(signers) }),
             Err(NotSigned::Failed(error)) => Err(error),
-            Err(NotSigned::Held(_) | NotSigned::Awaiting(_)) => Ok(Self { domain, signers: None }),
+            Err(NotSigned::Held(_) | NotSigned::NoKey(_) | NotSigned::Awaiting(_) | NotSigned::Later(..)) => {
+                Ok(Self { domain, signers: None })
+            }
         }
     }
 

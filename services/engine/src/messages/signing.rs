@@ -1,7 +1,6 @@
 //! Signing: draft, custody, self-check against the published key; again before delivery.
 use super::raw;
 use super::signers::{ActiveKey, Signers};
-use crate::custody::waiting_reason;
 use crate::domains::states;
 use crate::{Engine, Error, ids};
 use futures_util::future::join;
@@ -121,18 +120,23 @@ struct Work<'a> {
 pub(super) enum NotSigned {
     /// `held`: the published record does not fit, or nothing is known of it any more.
     Held(String),
+    /// `awaiting_signature`: no key of the domain signs.
+    NoKey(String),
     /// `awaiting_signature`: custody cannot use the key now.
     Awaiting(String),
+    /// The same, to be asked again at that time.
+    Later(String, i64),
     /// The message itself cannot be signed, or the store is away.
     Failed(Error),
 }
 
 impl NotSigned {
-    /// Status and reason of a message that waits for this; `Err` if it does not wait.
-    pub(super) fn waiting(self) -> Result<(&'static str, String), Error> {
+    /// Status and reason of a message that waits for this, and until when if that is known; `Err` if it does not wait.
+    pub(super) fn waiting(self) -> Result<(&'static str, String, Option<i64>), Error> {
         match self {
-            Self::Held(reason) => Ok(("held", reason)),
-            Self::Awaiting(reason) => Ok(("awaiting_signature", reason)),
+            Self::Held(reason) => Ok(("held", reason, None)),
+            Self::NoKey(reason) | Self::Awaiting(reason) => Ok(("awaiting_signature", reason, None)),
+            Self::Later(reason, at) => Ok(("awaiting_signature", reason, Some(at))),
             Self::Failed(error) => Err(error),
         }
     }
@@ -191,7 +195,12 @@ impl Engine {
         let first = first?;
         let beside = match beside {
             Ok(signature) => Beside::Signature(signature),
-            Err(NotSigned::Held(reason) | NotSigned::Awaiting(reason)) => {
+            Err(
+                NotSigned::Held(reason)
+                | NotSigned::NoKey(reason)
+                | NotSigned::Awaiting(reason)
+                | NotSigned::Later(reason, _),
+            ) => {
                 self.inner.left_out.tell(&second.row, &reason, self.now_ms());
                 Beside::LeftOut { selector: second.row.selector.clone(), reason }
             }
@@ -244,13 +253,18 @@ impl Engine {
             Ok(custody) => custody.sign(binding, stored, digest).await,
             Err(error) => Err(error),
         };
-        signed.map_err(|error| {
-            let reason = waiting_reason(key, error);
-            if kind.may_be_away() {
-                self.inner.outages.begin(key, &reason, self.now_ms());
+        match signed {
+            Ok(signature) => {
+                if kind.may_be_away() {
+                    self.inner.outages.signed(&key.id);
+                }
+                Ok(signature)
             }
-            NotSigned::Awaiting(reason)
-        })
+            Err(error) => Err(match self.key_failed(key, kind, error).await {
+                (reason, Some(at)) => NotSigned::Later(reason, at),
+                (reason, None) => NotSigned::Awaiting(reason),
+            }),
+        }
     }
 
     /// The key as DNS last served it, if that is recent enough to be relied on.
@@ -297,7 +311,7 @@ impl Engine {
                 Ok(Readiness::Resigned { prefix, signatures })
             }
             Err(not_signed) => {
-                let (status, reason) = not_signed.waiting()?;
+                let (status, reason, _) = not_signed.waiting()?;
                 Ok(Readiness::Wait { status, reason })
             }
         }

@@ -1,6 +1,6 @@
 //! Keys that another machine holds: the limit on unproven domains, their expiry, and what is still to be given up.
 use crate::support::{NOW, audit, domain_row, id, key_row, proof, tenant};
-use signpost_store::{DomainRow, KeyRow, Store, StoreError};
+use signpost_store::{DomainChange, DomainRow, KeyChange, KeyRow, Store, StoreError};
 
 async fn domain_with(store: &Store, tenant: &str, name: &str, custody: &str, made_at: i64) -> (DomainRow, KeyRow) {
     let row = domain_row(tenant, name);
@@ -71,6 +71,37 @@ async fn remote_keys_of_a_deleted_domain_are_owed_until_they_are_given_up(store:
     assert_eq!(ids_to_withdraw(&store).await, [other_key.id]);
 }
 
+async fn active_keys_of_domains_that_are_suspended_for_their_key_are_found(store: Store) {
+    let ann = tenant(&store).await;
+    let mut found = Vec::new();
+    for (name, signing, reason, state) in [
+        ("a.example", "suspended", Some("key_unavailable"), "active"),
+        ("b.example", "suspended", Some("record_wrong"), "active"),
+        ("c.example", "suspended", Some("key_unavailable"), "revoked"),
+        ("d.example", "enabled", None, "active"),
+        ("e.example", "suspended", Some("key_unavailable"), "active"),
+        ("f.example", "suspended", Some("key_unavailable"), "active"),
+    ] {
+        let (row, key) = domain_with(&store, &ann, name, "aws-kms", NOW).await;
+        let change = DomainChange {
+            signing: Some((signing.into(), reason.map(str::to_owned))),
+            keys: vec![KeyChange { key_id: key.id.clone(), state: Some(state.into()), ..KeyChange::default() }],
+            ..DomainChange::default()
+        };
+        store.change_domain(&ann, &row.id, 1, &change).await.unwrap();
+        if name == "f.example" {
+            store.delete_domain(&ann, &row.id, NOW, &id, &audit(&ann, "domain.deleted")).await.unwrap();
+        }
+        found.push(key.id);
+    }
+    let ids = |rows: Vec<KeyRow>| rows.into_iter().map(|key| key.id).collect::<Vec<_>>();
+    let (first, last) = (found[0].clone(), found[4].clone());
+    let page = async |after: Option<&str>, limit| ids(store.keys_of_suspended_domains(after, limit).await.unwrap());
+    assert_eq!(page(None, 10).await, [first.clone(), last.clone()]);
+    assert_eq!(page(None, 1).await, [first.as_str()]);
+    assert_eq!(page(Some(&first), 10).await, [last]);
+}
+
 async fn a_remote_key_belongs_to_one_row(store: Store) {
     let (ann, bob) = (tenant(&store).await, tenant(&store).await);
     let (_, key) = domain_with(&store, &ann, "one.example", "aws-kms", NOW).await;
@@ -126,6 +157,7 @@ async fn the_public_halves_of_all_keys_are_listed_also_of_deleted_domains(store:
 }
 
 crate::on_every_database! {
+    active_keys_of_domains_that_are_suspended_for_their_key_are_found,
     keys_that_lie_here_are_nobody_else_s_whatever_their_custody,
     an_rsa_key_is_imported_once_and_an_ed25519_key_into_several_domains,
     the_public_halves_of_all_keys_are_listed_also_of_deleted_domains,
