@@ -16,6 +16,7 @@ mod events;
 mod hints;
 mod idempotency;
 mod key_life;
+mod master_key;
 mod messages;
 mod meta;
 mod postgres;
@@ -39,6 +40,7 @@ pub use domains::{CheckRow, Claim, DomainChange, DomainRow, KeyChange, KeyRow, N
 pub use events::EventRow;
 pub use idempotency::{Begin, IdempotencyScope, StoredAnswer};
 pub use key_life::{KeyLife, SigningPolicyRow};
+pub use master_key::{MasterKeyChange, MasterKeyRows, Resealed, SealedUnder};
 pub use messages::{MessageRow, NewMessage, Page, RecipientRow, SignatureRow};
 pub use postgres::PostgresSettings;
 pub use public_keys::PublicKeyRow;

@@ -56,7 +56,7 @@ pub(crate) fn compare(rounds: usize) -> Result<()> {
 
 async fn measure(rounds: usize) -> Result<()> {
     let sealed = SealedCustody::new(Arc::new(SystemRandom));
-    sealed.unseal(Arc::new(MasterKey::generate(&SystemRandom)));
+    sealed.unseal(&MasterKey::generate(&SystemRandom));
     let kms = AwsKmsCustody::from_environment().await?;
     let envelope = kms.envelope(Arc::new(SystemRandom), EnvelopeSettings::default());
     let custodies: [Arc<dyn Custody>; 3] = [Arc::new(envelope), Arc::new(sealed), Arc::new(kms)];

@@ -12,6 +12,7 @@ mod domains;
 mod idempotency;
 mod installation;
 mod key_life;
+mod master_key;
 mod messages;
 mod queue;
 mod release;
