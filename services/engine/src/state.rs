@@ -12,7 +12,7 @@ use crate::usage::Counts;
 use crate::{Clock, Error, ids};
 use signpost_diagnosis::dns::Dns;
 use signpost_dkim::SigningDomain;
-use signpost_keys::{Random, SealedCustody};
+use signpost_keys::{OwnKmsCustody, Random, SealedCustody};
 use signpost_store::Store;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -51,6 +51,8 @@ pub(crate) struct Inner {
     pub(crate) sealed: Arc<SealedCustody>,
     /// Set once at the start, if at all.
     pub(crate) kms: OnceLock<KmsAccess>,
+    /// Set once at the start, if at all: the way to keys of tenants in AWS KMS.
+    pub(crate) own_kms: OnceLock<Arc<OwnKmsCustody>>,
     /// Set once at the start, if at all.
     pub(crate) delegation: OnceLock<Delegation>,
     pub(crate) outages: Outages,
@@ -94,6 +96,7 @@ impl Engine {
                 random,
                 sealed,
                 kms: OnceLock::new(),
+                own_kms: OnceLock::new(),
                 delegation: OnceLock::new(),
                 outages: Outages::default(),
                 remote_turns: Mutex::new(HashMap::new()),

@@ -5,6 +5,8 @@ mod envelope;
 mod import;
 mod kms_fault;
 mod master;
+mod own_kms;
+mod own_kms_session;
 mod pepper;
 mod random;
 mod seal;
@@ -18,6 +20,7 @@ pub use aws_kms::AwsKmsCustody;
 pub use envelope::{EnvelopeCustody, EnvelopeSettings};
 pub use import::{ImportError, ImportFault, ImportedKey};
 pub use master::{MasterKey, MasterKeyError};
+pub use own_kms::{ExternalIds, OurIdentity, OwnKeyError, OwnKeyFault, OwnKmsCustody};
 pub use pepper::{open_pepper, seal_pepper};
 pub use random::{Random, SystemRandom};
 pub use sealed::SealedCustody;
@@ -97,7 +100,7 @@ impl CustodyKind {
 /// What the store keeps of a private key: a reference with its scheme, and for `sealed:` the sealed octets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredKey {
-    /// `sealed:<key id>`, `awskms:<ARN>`, `awskms-envelope:<key id>`.
+    /// `sealed:<key id>`, `awskms:<ARN>`, `awskms-role:<key ARN> <role ARN>`, `awskms-envelope:<key id>`.
     pub reference: String,
     /// The sealed private key; empty where another machine holds it. Opaque to everybody but its custody.
     pub sealed: Vec<u8>,

@@ -139,7 +139,9 @@ async fn attach_kms(engine: &Engine, args: &ServeArgs) -> Outcome<()> {
     };
     if let Some(kms) = kms {
         let envelope = Arc::new(kms.envelope(Arc::new(SystemRandom), args.envelope_settings()));
-        engine.attach_kms(KmsAccess { keys: Arc::new(kms), envelope, for_new_keys });
+        let kms = Arc::new(kms.with_own_keys(engine.external_ids(), Arc::new(SystemRandom)));
+        engine.attach_own_kms(Arc::clone(&kms));
+        engine.attach_kms(KmsAccess { keys: kms, envelope, for_new_keys });
     }
     Ok(())
 }

@@ -183,7 +183,7 @@ impl Store {
     }
 
     /// Domains whose key has signed for as long as their policy says, and that have no newer one (system). Those of suspended
-    /// tenants wait. By id, those after `after` only.
+    /// tenants wait; keys that are their tenants' own are left, whose successors only the tenants can make. By id, those after `after` only.
     pub async fn domains_to_rotate(
         &self,
         now: i64,
@@ -195,6 +195,7 @@ impl Store {
                         AND domains.signing IN ('enabled', 'suspended') AND tenants.suspended_at IS NULL
                         AND EXISTS (SELECT 1 FROM dkim_keys WHERE dkim_keys.domain_id = domains.id
                                     AND dkim_keys.state = 'active'
+                                    AND substr(dkim_keys.reference, 1, 12) <> 'awskms-role:'
                                     AND dkim_keys.state_since + domains.rotation_days * 86400000 <= $1)
                         AND NOT EXISTS (SELECT 1 FROM dkim_keys AS next WHERE next.domain_id = domains.id
                                         AND next.state IN ('pending', 'published')

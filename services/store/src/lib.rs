@@ -13,6 +13,7 @@ mod delegation;
 mod domain_change;
 mod domains;
 mod events;
+mod external_ids;
 mod hints;
 mod idempotency;
 mod key_life;

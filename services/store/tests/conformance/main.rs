@@ -14,6 +14,7 @@ mod installation;
 mod key_life;
 mod master_key;
 mod messages;
+mod own_keys;
 mod queue;
 mod release;
 mod remote_keys;
