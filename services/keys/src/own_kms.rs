@@ -21,6 +21,8 @@ use tokio::sync::OnceCell;
 pub(crate) const SCHEME: &str = "awskms-role";
 /// One call of what is done once per key.
 const MANAGE_BUDGET: Duration = Duration::from_secs(10);
+/// Who asks what to trust waits for it, and can do without.
+const IDENTITY_BUDGET: Duration = Duration::from_secs(3);
 /// All that is asked before a key is taken.
 const ADOPTION_BUDGET: Duration = Duration::from_secs(25);
 /// Of an ExternalId that nobody has.
@@ -216,7 +218,7 @@ impl OwnKmsCustody {
     pub async fn identity(&self) -> Option<OurIdentity> {
         let asked = self.identity.get_or_try_init(|| async {
             let call = self.sts.get_caller_identity().send();
-            let answer = kms_fault::within("GetCallerIdentity", MANAGE_BUDGET, call).await?;
+            let answer = kms_fault::within("GetCallerIdentity", IDENTITY_BUDGET, call).await?;
             match (answer.account, answer.arn) {
                 (Some(account), Some(principal)) => Ok(OurIdentity { account, principal }),
                 _ => Err(Fault::Senseless("it does not say who we are".into())),

@@ -2,6 +2,8 @@
 use crate::master_key::{self, KeyFiles, former_missing};
 use signpost_engine::{Engine, MasterKeyState};
 use signpost_keys::MasterKey;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 /// Files that are read again and again.
@@ -9,11 +11,13 @@ pub(crate) struct KeyWatch {
     files: KeyFiles,
     /// Check value of the next key that the log told of.
     told: Mutex<Option<Vec<u8>>>,
+    /// What was wrong with a file when it was last read; said once.
+    faults: Mutex<HashMap<PathBuf, String>>,
 }
 
 impl KeyWatch {
     pub(crate) fn new(files: KeyFiles) -> Self {
-        Self { files, told: Mutex::default() }
+        Self { files, told: Mutex::default(), faults: Mutex::default() }
     }
 
     /// Offers what the files hold. Never makes one. A file that cannot be read is as one that is absent: a process that has its keys
@@ -43,11 +47,22 @@ impl KeyWatch {
         }
     }
 
-    fn read(&self, path: &std::path::Path) -> Option<MasterKey> {
-        master_key::read(path).unwrap_or_else(|error| {
-            tracing::debug!(%error, "a master key cannot be read");
-            None
-        })
+    fn read(&self, path: &Path) -> Option<MasterKey> {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        match master_key::read(path) {
+            Ok(key) => {
+                faults.remove(path);
+                key
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if faults.get(path) != Some(&text) {
+                    tracing::warn!(%error, "a master key cannot be read");
+                    faults.insert(path.to_owned(), text);
+                }
+                None
+            }
+        }
     }
 
     fn tell_of_next(&self, offered: Option<Vec<u8>>) {

@@ -75,13 +75,18 @@ pub(crate) async fn establish(
     random: &dyn Random,
 ) -> Result<MasterKeyState, Box<dyn std::error::Error>> {
     let path = files.current.as_path();
-    let (found, next) = match read(path).and_then(|found| Ok((found, read(&files.next)?))) {
+    let found = match read(path) {
         Ok(found) => found,
         Err(error) => {
             tracing::error!(%error, "sealed: the master key cannot be read");
             return Ok(MasterKeyState::Sealed);
         }
     };
+    // It may not be needed; where it is, that is said below.
+    let next = read(&files.next).unwrap_or_else(|error| {
+        tracing::error!(%error, "the next master key cannot be read");
+        None
+    });
     let absent = found.is_none();
     match engine.offer_master_keys(found, next).await? {
         MasterKeyState::NeverMade => {

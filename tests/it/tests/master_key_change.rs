@@ -109,6 +109,11 @@ fn with_one_of_both_keys_missing_it_is_sealed_and_afterwards_the_new_one_is_enou
     let (file, next) = (world.app.master_key_file(), next_file(&world.app));
     let refused = world.app.cli(&["master-key", "rotate"]);
     assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains(".next"));
+    // A next key that is none takes nothing away.
+    world.app.stop();
+    write_private(&next, "too short");
+    world.app.start();
+    assert!(world.app.log().contains("the next master key cannot be read"));
     world.app.stop();
     let (old, new) = (std::fs::read_to_string(&file).unwrap(), fresh_key(&world.app));
     write_private(&next, &new);

@@ -26,6 +26,8 @@ impl Scene {
         let (named, receiver, kms) = (World::zones().start(), Receiver::start(), Kms::start());
         let edge = AwsEdge::before(&kms);
         let app = App::with().dns(&named).relay(&receiver).aws(&kms, &edge).start();
+        app.learn_secret("secret access key of a session", b"of-ASIATEST");
+        app.learn_secret("token of a session", b"token-ASIATEST");
         let tenant = app.tenant("Ann");
         let domain = enabled_domain(&tenant, &named, "example.test", "ed25519");
         Self { app, tenant, domain, named, receiver, edge, kms }
