@@ -10,6 +10,7 @@ pub mod error;
 pub mod ids;
 pub mod inbound;
 mod kept;
+pub mod master_key;
 pub mod messages;
 mod outages;
 mod published;
@@ -23,7 +24,8 @@ pub use caller::{Caller, Scope};
 pub use clock::{Clock, SystemClock};
 pub use custody::KmsAccess;
 pub use error::{Error, FieldError};
-pub use state::{Engine, MasterKeyState, Settings};
+pub use master_key::MasterKeyState;
+pub use state::{Engine, Settings};
 
 /// Seconds that an access token is good for.
 pub const TOKEN_LIFETIME_S: i64 = 900;

@@ -1,8 +1,9 @@
-//! The engine's state, its settings, and the master key's life at run time.
+//! The engine's state and its settings.
 use crate::custody::KmsAccess;
 use crate::delegation::Delegation;
 use crate::delivery::DeliverySettings;
 use crate::kept::{Kept, Reading};
+use crate::master_key::MasterKeys;
 use crate::messages::left_out::LeftOut;
 use crate::messages::signers::Authority;
 use crate::outages::Outages;
@@ -12,7 +13,7 @@ use crate::usage::Counts;
 use crate::{Clock, Error, ids};
 use signpost_diagnosis::dns::Dns;
 use signpost_dkim::SigningDomain;
-use signpost_keys::{MasterKey, Random, SealedCustody};
+use signpost_keys::{OwnKmsCustody, Random, SealedCustody};
 use signpost_store::Store;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -53,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) sealed: Arc<SealedCustody>,
     /// Set once at the start, if at all.
     pub(crate) kms: OnceLock<KmsAccess>,
+    /// Set once at the start, if at all: the way to keys of tenants in AWS KMS.
+    pub(crate) own_kms: OnceLock<Arc<OwnKmsCustody>>,
     /// Set once at the start, if at all.
     pub(crate) delegation: OnceLock<Delegation>,
     pub(crate) outages: Outages,
@@ -60,7 +63,9 @@ pub(crate) struct Inner {
     /// Tenant id -> its turn to make a key in the KMS.
     pub(crate) remote_turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     pub(crate) settings: Settings,
-    /// Subkey of the master key under which API-key secrets are authenticated; `None` while sealed.
+    /// The master keys that are known, and how far their contents were moved.
+    pub(crate) master_keys: Mutex<MasterKeys>,
+    /// The secret under which API-key secrets are authenticated; `None` while sealed.
     pub(crate) pepper: RwLock<Option<Zeroizing<[u8; 32]>>>,
     /// API-key id -> last use, flushed in batches.
     pub(crate) last_uses: Mutex<HashMap<String, i64>>,
@@ -77,23 +82,11 @@ pub(crate) struct Inner {
     pub(crate) verifications: tokio::sync::Semaphore,
 }
 
-/// What became of offering a master key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MasterKeyState {
-    /// It is the right one: unsealed.
-    Unsealed,
-    /// The store knows a master key and this is not it, or none was offered: sealed.
-    Sealed,
-    /// The store has never seen a master key and none was offered: the caller may make one.
-    NeverMade,
-}
-
 /// How old a key's and its tenant's row may be that a caller is known by. DESIGN allows 5 s; the time of reading is in it.
 const API_KEY_GOOD_MS: i64 = 4_000;
 /// How old what another process changed in a domain or its keys may be for a request. What was accepted on that is looked at
 /// again before delivery.
 const AUTHORITY_GOOD_MS: i64 = 1_000;
-const MASTER_KEY_CHECK: &str = "master_key_check";
 
 impl Engine {
     /// An engine that is sealed until `offer_master_key`.
@@ -107,11 +100,13 @@ impl Engine {
                 random,
                 sealed,
                 kms: OnceLock::new(),
+                own_kms: OnceLock::new(),
                 delegation: OnceLock::new(),
                 outages: Outages::default(),
                 left_out: LeftOut::default(),
                 remote_turns: Mutex::new(HashMap::new()),
                 settings,
+                master_keys: Mutex::default(),
                 pepper: RwLock::new(None),
                 last_uses: Mutex::new(HashMap::new()),
                 token_keys: KnownTokenKeys::default(),
@@ -122,26 +117,6 @@ impl Engine {
                 verifications: tokio::sync::Semaphore::new(crate::verify::AT_ONCE),
             }),
         }
-    }
-
-    /// DESIGN "Master key": compares the offered key with the store's key-check row and unseals if it is the right one.
-    /// A store without that row adopts the key. Nothing is ever written over. Errors: `StoreUnavailable`, `Internal`.
-    pub async fn offer_master_key(&self, offered: Option<MasterKey>) -> Result<MasterKeyState, Error> {
-        let check = self.inner.store.meta(MASTER_KEY_CHECK).await?;
-        let Some(master) = offered else {
-            return Ok(if check.is_some() { MasterKeyState::Sealed } else { MasterKeyState::NeverMade });
-        };
-        let check = match check {
-            Some(check) => check,
-            None => self.inner.store.meta_or_insert(MASTER_KEY_CHECK, &master.check_value()).await?,
-        };
-        if !master.matches(&check) {
-            return Ok(MasterKeyState::Sealed);
-        }
-        let pepper = master.derive("api-key pepper");
-        self.inner.sealed.unseal(Arc::new(master));
-        *self.inner.pepper.write().unwrap_or_else(PoisonError::into_inner) = Some(pepper);
-        Ok(MasterKeyState::Unsealed)
     }
 
     /// True while no right master key was offered.

@@ -68,6 +68,22 @@ pub(crate) struct NewKey {
     custody: Option<String>,
 }
 
+/// A further key: one to make or, with the ARNs, one that you made in AWS KMS.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FurtherKey {
+    /// `rsa-2048` unless given; of your own key what it is, and another one is a 422.
+    #[schema(value_type = Option<KeyAlgorithm>)]
+    algorithm: Option<String>,
+    /// The service's default unless given; one that the service does not offer is a 422. `aws-kms` for a key of your own.
+    #[schema(value_type = Option<Custody>)]
+    custody: Option<String>,
+    /// `arn:aws:kms:<region>:<account>:key/<id>` of your own key: SIGN_VERIFY, of the spec RSA_2048, RSA_3072, RSA_4096 or ECC_NIST_EDWARDS25519.
+    kms_key_arn: Option<String>,
+    /// `arn:aws:iam::<account>:role/<name>` of the role that may use it; `GET /v1/kms-access` says what it has to trust.
+    role_arn: Option<String>,
+}
+
 /// A DKIM key: its public half and its state.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Key {
@@ -135,18 +151,26 @@ problems! { ListProblems: NotFound InvalidRequest }
 /// Make a further key
 ///
 /// Scope `domains:write`. The key is `pending` and its record joins the domain's records; a check that finds the record makes it usable.
+/// With `kms_key_arn` and `role_arn` none is made: the key is yours, in your AWS account, and is used by your role only. A key that this
+/// service reaches without the role is refused, and so is a role that can be assumed without your ExternalId.
 #[utoipa::path(post, path = "/v1/domains/{id}/keys", operation_id = "createKey", tag = "Keys", security(("bearer" = ["domains:write"])),
-    params(("id" = String, Path, description = "Id of the domain, `dom_...`")), request_body = NewKey,
+    params(("id" = String, Path, description = "Id of the domain, `dom_...`")), request_body = FurtherKey,
     responses((status = 201, description = "The key.", body = Key), CreateProblems))]
 pub(crate) async fn create_key(
     State(state): State<ApiState>,
     Authorized(caller, ..): Authorized<DomainsWrite>,
     Id(id, ..): Id<DomainId>,
     Query(()): Query<()>,
-    JsonBody { value, .. }: JsonBody<NewKey>,
+    JsonBody { value, .. }: JsonBody<FurtherKey>,
 ) -> Result<(StatusCode, Json<Key>), Problem> {
-    let (engine, new) = (state.engine, domains::NewKey::from(value));
-    let key = to_its_end(async move { engine.create_domain_key(&caller, &id, &new).await }).await?;
+    let (engine, FurtherKey { algorithm, custody, kms_key_arn, role_arn }) = (state.engine, value);
+    let key = if kms_key_arn.is_some() || role_arn.is_some() {
+        let new = domains::NewOwnKey { kms_key_arn, role_arn, custody, algorithm };
+        to_its_end(async move { engine.take_domain_key(&caller, &id, &new).await }).await?
+    } else {
+        let new = domains::NewKey { algorithm, custody };
+        to_its_end(async move { engine.create_domain_key(&caller, &id, &new).await }).await?
+    };
     Ok((StatusCode::CREATED, Json(key.into())))
 }
 

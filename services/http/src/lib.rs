@@ -18,6 +18,7 @@ mod json;
 mod jwt;
 mod keys;
 mod keys_import;
+mod kms_access;
 mod messages;
 mod openapi;
 mod pace;

@@ -5,8 +5,8 @@ use crate::body::Limits;
 use crate::jwt::Issuer;
 use crate::rate::RateLimit;
 use crate::{
-    api_keys, audit, docs, domains, health, keys, keys_import, messages, openapi, raw, records, sign, signing_policy,
-    token, verify,
+    api_keys, audit, docs, domains, health, keys, keys_import, kms_access, messages, openapi, raw, records, sign,
+    signing_policy, token, verify,
 };
 use axum::Router;
 use axum::extract::FromRef;
@@ -52,6 +52,7 @@ pub(crate) fn api() -> OpenApiRouter<ApiState> {
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::rotate_key))
         .routes(routes!(keys::revoke_key))
+        .routes(routes!(kms_access::get_kms_access))
         .routes(routes!(signing_policy::get_signing_policy, signing_policy::change_signing_policy))
         .routes(routes!(keys_import::import_key))
         .routes(routes!(messages::send_message, messages::list_messages))

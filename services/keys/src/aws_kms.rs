@@ -1,7 +1,10 @@
 //! Keys that were made in AWS KMS and never leave it; it signs digests. Only this module speaks to it.
 use crate::kms_fault::{self, Fault};
 use crate::kms_gate::{Gate, Place};
-use crate::{Custody, CustodyError, CustodyKind, EnvelopeCustody, EnvelopeSettings, KeyBinding, Random, StoredKey};
+use crate::{
+    Custody, CustodyError, CustodyKind, EnvelopeCustody, EnvelopeSettings, ExternalIds, KeyBinding, OwnKmsCustody,
+    Random, StoredKey,
+};
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::region::ProfileFileRegionProvider;
@@ -9,6 +12,7 @@ use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::retry::RetryConfig;
 use aws_sdk_kms::config::timeout::TimeoutConfig;
+use aws_sdk_kms::config::{Credentials, Region};
 use aws_sdk_kms::error::BuildError;
 use aws_sdk_kms::operation::create_key::CreateKeyOutput;
 use aws_sdk_kms::operation::get_public_key::GetPublicKeyOutput;
@@ -36,13 +40,15 @@ const NEW_KEY_PAUSE: Duration = Duration::from_millis(100);
 /// Days until a withdrawn key is destroyed, the most that KMS offers: until then the operator can take it back.
 const DELETION_WINDOW_DAYS: i32 = 30;
 /// What the test signature of a fresh key is over; any 32 octets serve.
-const TEST_DIGEST: [u8; 32] = *b"signpost: test of a new key pair";
+pub(crate) const TEST_DIGEST: [u8; 32] = *b"signpost: test of a new key pair";
 /// SubjectPublicKeyInfo of an Ed25519 key up to its 32 octets (RFC 8410 4).
 const ED25519_SPKI_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// Custody `aws-kms`. References are `awskms:<ARN>`; a key belongs to the tenant and domain of the row that holds its reference.
 pub struct AwsKmsCustody {
     client: Client,
+    /// For clients of other regions, or with other credentials.
+    config: SdkConfig,
     gate: Arc<Gate>,
 }
 
@@ -69,19 +75,40 @@ impl AwsKmsCustody {
         }
     }
 
-    /// From these settings. The SDK's retries are switched off: who waits for a signature decides when to ask again.
+    /// From these settings.
     pub fn with(config: &SdkConfig) -> Self {
-        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_BUDGET).build();
-        let config = aws_sdk_kms::config::Builder::from(config)
-            .retry_config(RetryConfig::disabled())
+        let gate = Arc::new(Gate::new(DEFAULT_KMS_RATE));
+        Self { client: Client::from_conf(settings(config).build()), config: config.clone(), gate }
+    }
+
+    /// The same KMS in that region, as the bearer of these credentials sees it, or as we do.
+    pub(crate) fn acting_as(&self, credentials: Option<Credentials>, region: &str) -> Self {
+        let settings = settings(&self.config).region(Region::new(region.to_owned()));
+        let settings = match credentials {
+            Some(credentials) => settings.credentials_provider(credentials),
+            None => settings,
+        };
+        let (config, gate) = (self.config.clone(), Arc::clone(&self.gate));
+        Self { client: Client::from_conf(settings.build()), config, gate }
+    }
+
+    /// This custody, and with it keys of tenants, reached by their roles.
+    pub fn with_own_keys(self, external_ids: Arc<dyn ExternalIds>, random: Arc<dyn Random>) -> OwnKmsCustody {
+        let timeouts = aws_sdk_sts::config::timeout::TimeoutConfig::builder().connect_timeout(CONNECT_BUDGET).build();
+        let settings = aws_sdk_sts::config::Builder::from(&self.config)
+            .retry_config(aws_sdk_sts::config::retry::RetryConfig::disabled())
             .timeout_config(timeouts)
             .build();
-        Self { client: Client::from_conf(config), gate: Arc::new(Gate::new(DEFAULT_KMS_RATE)) }
+        OwnKmsCustody::new(self, aws_sdk_sts::Client::from_conf(settings), external_ids, random)
     }
 
     /// With another rate than `DEFAULT_KMS_RATE`.
     pub fn at_rate(self, calls_a_second: NonZeroU32) -> Self {
         Self { gate: Arc::new(Gate::new(calls_a_second)), ..self }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Custody `aws-kms-envelope` in the same KMS.
@@ -127,23 +154,41 @@ impl AwsKmsCustody {
     }
 
     async fn public_key(&self, arn: &str, algorithm: KeyAlgorithm) -> Result<PublicKey, Fault> {
-        let request = self.client.get_public_key().key_id(arn);
-        let answer: GetPublicKeyOutput = kms_fault::within("GetPublicKey", MANAGE_BUDGET, request.send()).await?;
-        let spki = answer.public_key.map(Blob::into_inner).unwrap_or_default();
-        let key = match algorithm {
-            KeyAlgorithm::Rsa2048 | KeyAlgorithm::Rsa3072 | KeyAlgorithm::Rsa4096 => PublicKey::from_rsa_spki(&spki),
-            KeyAlgorithm::Ed25519 => {
-                PublicKey::from_ed25519(spki.strip_prefix(ED25519_SPKI_HEAD.as_slice()).unwrap_or_default())
-            }
-        };
-        match key {
-            Ok(key) if key.algorithm() == Some(algorithm) => Ok(key),
-            Ok(_) | Err(_) => Err(Fault::Senseless(format!("its public key is no {} key", algorithm.as_str()))),
+        let answer = self.get_public_key(arn).await?;
+        public_key_in(&answer.public_key.map(Blob::into_inner).unwrap_or_default(), algorithm)
+    }
+
+    pub(crate) async fn get_public_key(&self, arn: &str) -> Result<GetPublicKeyOutput, Fault> {
+        kms_fault::within("GetPublicKey", MANAGE_BUDGET, self.client.get_public_key().key_id(arn).send()).await
+    }
+
+    /// A signature by the key of this row, which has that ARN; it is the right one.
+    pub(crate) async fn sign_as(
+        &self,
+        binding: &KeyBinding,
+        key: &StoredKey,
+        arn: &str,
+        digest: &[u8; 32],
+    ) -> Result<Vec<u8>, CustodyError> {
+        if key.public_key.algorithm() != Some(key.algorithm) {
+            return Err(CustodyError::Refused(format!(
+                "the row of key {} says {}, its public key is another kind; restore the row from a backup",
+                binding.key_id,
+                key.algorithm.as_str()
+            )));
         }
+        let signature = self.ask_to_sign(&binding.tenant, arn, key.algorithm, digest).await?;
+        if !key.public_key.verify_digest(digest, &signature) {
+            return Err(CustodyError::Refused(format!(
+                "the KMS answered with a signature that the public half of key {} does not verify: it signed with another key",
+                binding.key_id
+            )));
+        }
+        Ok(signature)
     }
 
     /// One call, when this tenant may make one.
-    async fn ask_to_sign(
+    pub(crate) async fn ask_to_sign(
         &self,
         tenant: &str,
         arn: &str,
@@ -197,22 +242,7 @@ impl Custody for AwsKmsCustody {
     }
 
     async fn sign(&self, binding: &KeyBinding, key: &StoredKey, digest: &[u8; 32]) -> Result<Vec<u8>, CustodyError> {
-        let arn = arn_of(binding, key)?;
-        if key.public_key.algorithm() != Some(key.algorithm) {
-            return Err(CustodyError::Refused(format!(
-                "the row of key {} says {}, its public key is another kind; restore the row from a backup",
-                binding.key_id,
-                key.algorithm.as_str()
-            )));
-        }
-        let signature = self.ask_to_sign(&binding.tenant, arn, key.algorithm, digest).await?;
-        if !key.public_key.verify_digest(digest, &signature) {
-            return Err(CustodyError::Refused(format!(
-                "the KMS answered with a signature that the public half of key {} does not verify: it signed with another key",
-                binding.key_id
-            )));
-        }
-        Ok(signature)
+        self.sign_as(binding, key, arn_of(binding, key)?, digest).await
     }
 
     fn forget(&self, _key_id: &str) {
@@ -228,6 +258,26 @@ impl fmt::Debug for AwsKmsCustody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The client knows credentials.
         f.debug_struct("AwsKmsCustody").finish_non_exhaustive()
+    }
+}
+
+/// The SDK's retries are switched off: who waits for a signature decides when to ask again.
+fn settings(config: &SdkConfig) -> aws_sdk_kms::config::Builder {
+    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_BUDGET).build();
+    aws_sdk_kms::config::Builder::from(config).retry_config(RetryConfig::disabled()).timeout_config(timeouts)
+}
+
+/// A SubjectPublicKeyInfo (RFC 5280 4.1.2.7), as the KMS gives it, of a key of this kind and size.
+pub(crate) fn public_key_in(spki: &[u8], algorithm: KeyAlgorithm) -> Result<PublicKey, Fault> {
+    let key = match algorithm {
+        KeyAlgorithm::Rsa2048 | KeyAlgorithm::Rsa3072 | KeyAlgorithm::Rsa4096 => PublicKey::from_rsa_spki(spki),
+        KeyAlgorithm::Ed25519 => {
+            PublicKey::from_ed25519(spki.strip_prefix(ED25519_SPKI_HEAD.as_slice()).unwrap_or_default())
+        }
+    };
+    match key {
+        Ok(key) if key.algorithm() == Some(algorithm) => Ok(key),
+        Ok(_) | Err(_) => Err(Fault::Senseless(format!("its public key is no {} key", algorithm.as_str()))),
     }
 }
 

@@ -7,6 +7,9 @@ mod kms_budget;
 mod kms_fault;
 mod kms_gate;
 mod master;
+mod own_kms;
+mod own_kms_session;
+mod pepper;
 mod random;
 mod seal;
 mod sealed;
@@ -19,6 +22,8 @@ pub use aws_kms::{AwsKmsCustody, DEFAULT_KMS_RATE};
 pub use envelope::{EnvelopeCustody, EnvelopeSettings};
 pub use import::{ImportError, ImportFault, ImportedKey};
 pub use master::{MasterKey, MasterKeyError};
+pub use own_kms::{ExternalIds, OurIdentity, OwnKeyError, OwnKeyFault, OwnKmsCustody};
+pub use pepper::{open_pepper, seal_pepper};
 pub use random::{Random, SystemRandom};
 pub use sealed::SealedCustody;
 pub use token_key::{NewTokenKey, TokenKey};
@@ -98,7 +103,7 @@ impl CustodyKind {
 /// What the store keeps of a private key: a reference with its scheme, and for `sealed:` the sealed octets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredKey {
-    /// `sealed:<key id>`, `awskms:<ARN>`, `awskms-envelope:<key id>`.
+    /// `sealed:<key id>`, `awskms:<ARN>`, `awskms-role:<key ARN> <role ARN>`, `awskms-envelope:<key id>`.
     pub reference: String,
     /// The sealed private key; empty where another machine holds it. Opaque to everybody but its custody.
     pub sealed: Vec<u8>,

@@ -23,6 +23,9 @@ pub struct MasterKey {
 }
 
 impl MasterKey {
+    /// Octets of a name.
+    pub const NAME_LENGTH: usize = 8;
+
     /// A fresh one.
     pub fn generate(rng: &dyn crate::Random) -> Self {
         let mut key = Self { octets: Box::default() };
@@ -59,6 +62,19 @@ impl MasterKey {
     /// 32 octets; no `derive` gives the same.
     pub fn check_value(&self) -> Vec<u8> {
         self.expand("check", "").to_vec()
+    }
+
+    /// What sealed octets begin with that were sealed under this key; not a secret.
+    pub fn name(&self) -> [u8; Self::NAME_LENGTH] {
+        let mut name = [0; Self::NAME_LENGTH];
+        name.copy_from_slice(&self.derive("name of the sealing key v1")[..Self::NAME_LENGTH]);
+        name
+    }
+
+    /// The secret that API keys are authenticated with in an installation whose master key was never rotated. At the first rotation it
+    /// is sealed ([`crate::seal_pepper`]), and from then on belongs to no master key.
+    pub fn first_pepper(&self) -> Zeroizing<[u8; LENGTH]> {
+        self.derive("api-key pepper")
     }
 
     /// Compares in constant time.

@@ -11,26 +11,48 @@ use zeroize::Zeroizing;
 const CONTEXT: &str = "signpost sealed private key v1";
 /// The same of keys that sign access tokens: a key of one use never opens as one of the other.
 const TOKEN_CONTEXT: &str = "signpost sealed token key v1";
-const NAME_LEN: usize = 8;
+/// The same of the secret that API keys are authenticated with.
+const PEPPER_CONTEXT: &str = "signpost sealed api-key pepper v1";
 const TAG_LEN: usize = 16;
 
-/// The subkey of the master key under which private keys are sealed.
+/// The subkeys of the master keys: one seals, and what any of them sealed opens.
 ///
-/// Nonces are random; NIST SP 800-38D 8.3 bounds that to 2^32 seals under one key, and each key is sealed once.
+/// Nonces are random; NIST SP 800-38D 8.3 bounds that to 2^32 seals under one key, and each key is sealed once under a master key.
 pub(crate) struct SealingKey {
-    key: LessSafeKey,
-    /// Tells a key sealed under another master key from one that was changed or moved; not a secret.
-    name: [u8; NAME_LEN],
+    current: Subkey,
+    /// Those of master keys that are on their way out, or in.
+    others: Vec<Subkey>,
 }
 
-impl SealingKey {
-    pub(crate) fn new(master: &MasterKey) -> Result<Self, CustodyError> {
+struct Subkey {
+    key: LessSafeKey,
+    /// Tells what was sealed under another master key from what was changed or moved; not a secret. It is not part of the associated
+    /// data, and need not be: under another name the octets are tried with another key, which their tag refuses.
+    name: [u8; MasterKey::NAME_LENGTH],
+}
+
+impl Subkey {
+    fn of(master: &MasterKey) -> Result<Self, CustodyError> {
         let subkey = master.derive("sealed private keys v1");
         let key = UnboundKey::new(&AES_256_GCM, subkey.as_slice())
             .map_err(|_| CustodyError::Unavailable("AES-256-GCM is not offered by this build of aws-lc".into()))?;
-        let mut name = [0; NAME_LEN];
-        name.copy_from_slice(&master.derive("name of the sealing key v1")[..NAME_LEN]);
-        Ok(Self { key: LessSafeKey::new(key), name })
+        Ok(Self { key: LessSafeKey::new(key), name: master.name() })
+    }
+}
+
+impl SealingKey {
+    /// Seals under `current`, opens what was sealed under it or under any of the others.
+    pub(crate) fn new<'m>(
+        current: &MasterKey,
+        others: impl IntoIterator<Item = &'m MasterKey>,
+    ) -> Result<Self, CustodyError> {
+        let others = others.into_iter().map(Subkey::of).collect::<Result<_, _>>()?;
+        Ok(Self { current: Subkey::of(current)?, others })
+    }
+
+    /// True if these octets were sealed under the master key that seals now.
+    pub(crate) fn is_current(&self, sealed: &[u8]) -> bool {
+        sealed.starts_with(&self.current.name)
     }
 
     /// Seals `pkcs8` for exactly this binding and algorithm.
@@ -64,6 +86,16 @@ impl SealingKey {
         self.open_for(kid, framed(&[TOKEN_CONTEXT, kid]), sealed)
     }
 
+    /// Seals the secret that API keys are authenticated with.
+    pub(crate) fn seal_pepper(&self, rng: &dyn Random, pepper: &[u8]) -> Result<Vec<u8>, CustodyError> {
+        self.seal_for(rng, "of API keys", framed(&[PEPPER_CONTEXT]), pepper)
+    }
+
+    /// The reverse.
+    pub(crate) fn open_pepper(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CustodyError> {
+        self.open_for("of API keys", framed(&[PEPPER_CONTEXT]), sealed)
+    }
+
     fn seal_for(
         &self,
         rng: &dyn Random,
@@ -71,17 +103,18 @@ impl SealingKey {
         associated: Vec<u8>,
         pkcs8: &[u8],
     ) -> Result<Vec<u8>, CustodyError> {
-        encrypt(&self.key, rng, &self.name, key_id, associated, pkcs8)
+        encrypt(&self.current.key, rng, &self.current.name, key_id, associated, pkcs8)
     }
 
     fn open_for(&self, key_id: &str, associated: Vec<u8>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CustodyError> {
-        let (name, rest) = sealed.split_at_checked(NAME_LEN).ok_or_else(|| does_not_open(key_id))?;
-        if name != self.name {
+        let (name, rest) = sealed.split_at_checked(MasterKey::NAME_LENGTH).ok_or_else(|| does_not_open(key_id))?;
+        let known = std::iter::once(&self.current).chain(&self.others).find(|subkey| subkey.name == name);
+        let Some(subkey) = known else {
             return Err(CustodyError::Unavailable(format!(
                 "key {key_id} was sealed under another master key; give Signpost the master key that it was made with"
             )));
-        }
-        decrypt(&self.key, key_id, associated, rest)
+        };
+        decrypt(&subkey.key, key_id, associated, rest)
     }
 }
 

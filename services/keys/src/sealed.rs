@@ -40,14 +40,29 @@ impl SealedCustody {
         }
     }
 
-    /// Gives it the master key, also later at run time. Replaces a former one, and drops what was opened with it.
-    pub fn unseal(&self, master: Arc<MasterKey>) {
-        let sealing = SealingKey::new(&master);
+    /// Gives it the master key, also later at run time. Replaces former ones, and drops what was opened with them.
+    pub fn unseal(&self, master: &MasterKey) {
+        self.unseal_with(master, []);
+    }
+
+    /// The same where keys were, or soon are, sealed under others too: from now on it seals under `current` and opens what any of them
+    /// sealed.
+    pub fn unseal_with<'m>(&self, current: &MasterKey, others: impl IntoIterator<Item = &'m MasterKey>) {
+        let sealing = SealingKey::new(current, others);
         if let Err(error) = &sealing {
             tracing::error!(%error, "the master key cannot be used");
         }
+        self.exchange(sealing.ok());
+    }
+
+    /// Takes the master key away: every call answers `Unavailable` until the next `unseal`.
+    pub fn seal(&self) {
+        self.exchange(None);
+    }
+
+    fn exchange(&self, sealing: Option<SealingKey>) {
         let mut vault = self.write();
-        vault.sealing = sealing.ok().map(Arc::new);
+        vault.sealing = sealing.map(Arc::new);
         vault.cache.clear();
         vault.epoch += 1;
     }
@@ -55,6 +70,23 @@ impl SealedCustody {
     /// Wipes the opened keys that were not used since the last call; they are opened again when they are needed.
     pub fn forget_unused(&self) {
         self.write().cache.drop_unused();
+    }
+
+    /// The key of this row sealed anew, under the master key that seals now; `None` if it is so already. What is returned has signed once
+    /// from its new form. `Unavailable` while sealed, `Refused` if the row does not open.
+    pub async fn reseal(&self, binding: &KeyBinding, stored: &StoredKey) -> Result<Option<Vec<u8>>, CustodyError> {
+        let sealing = self.sealing()?;
+        if sealing.is_current(&stored.sealed) {
+            return Ok(None);
+        }
+        let (rng, binding, stored) = (Arc::clone(&self.rng), binding.clone(), stored.clone());
+        off_worker(move || {
+            let pkcs8 = open_octets(&sealing, &binding, &stored)?;
+            // Held to the public half that stands beside it, before the old octets may go.
+            SigningKey::of_row(&binding, &stored, &pkcs8)?;
+            store(&*rng, &sealing, &binding, stored.algorithm, &pkcs8, stored.public_key).map(|new| Some(new.sealed))
+        })
+        .await
     }
 
     /// The subkey of the master key; `Unavailable` while sealed.
@@ -209,13 +241,22 @@ fn store(
 
 /// Opens a row, and holds it to what stands beside the sealed octets: reference, algorithm and public half.
 fn open(sealing: &SealingKey, binding: &KeyBinding, stored: &StoredKey) -> Result<SigningKey, CustodyError> {
+    SigningKey::of_row(binding, stored, &open_octets(sealing, binding, stored)?)
+}
+
+/// The PKCS#8 octets of a row whose reference is its own.
+fn open_octets(
+    sealing: &SealingKey,
+    binding: &KeyBinding,
+    stored: &StoredKey,
+) -> Result<Zeroizing<Vec<u8>>, CustodyError> {
     if stored.reference != reference(binding) {
         return Err(CustodyError::Refused(format!(
             "key {} has the reference {:?}, which is not its own in this custody",
             binding.key_id, stored.reference
         )));
     }
-    SigningKey::of_row(binding, stored, &sealing.open(binding, stored.algorithm, &stored.sealed)?)
+    sealing.open(binding, stored.algorithm, &stored.sealed)
 }
 
 fn reference(binding: &KeyBinding) -> String {
@@ -258,7 +299,7 @@ mod tests {
 
     async fn custody_with_a_key() -> (SealedCustody, KeyBinding, StoredKey) {
         let custody = SealedCustody::new(Arc::new(SystemRandom));
-        custody.unseal(Arc::new(MasterKey::generate(&SystemRandom)));
+        custody.unseal(&MasterKey::generate(&SystemRandom));
         let binding = KeyBinding {
             tenant: "t1".into(),
             domain: SigningDomain::parse("example.com").unwrap(),
@@ -280,7 +321,7 @@ mod tests {
         assert_eq!(Arc::strong_count(&first), 1, "still held after forget");
 
         let second = custody.signing_key(&binding, &stored).await.unwrap();
-        custody.unseal(Arc::new(MasterKey::generate(&SystemRandom)));
+        custody.unseal(&MasterKey::generate(&SystemRandom));
         assert_eq!(Arc::strong_count(&second), 1, "still held after unseal");
     }
 

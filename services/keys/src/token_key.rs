@@ -1,5 +1,6 @@
 //! Keys that sign access tokens (JWT): Ed25519, sealed under the master key like the keys of domains, but for another use.
 use crate::CustodyError;
+use crate::seal::SealingKey;
 use crate::sealed::SealedCustody;
 use crate::signing_key::{self, SigningKey};
 use signpost_dkim::KeyAlgorithm;
@@ -44,15 +45,36 @@ impl SealedCustody {
 
     /// Opens one, and holds it to the public half that is stored beside it. `Unavailable` while sealed, `Refused` if the row was changed.
     pub fn open_token_key(&self, kid: &str, sealed: &[u8], public_key: &[u8]) -> Result<TokenKey, CustodyError> {
-        let pkcs8 = self.sealing()?.open_token_key(kid, sealed)?;
-        if SigningKey::from_pkcs8(KeyAlgorithm::Ed25519, &pkcs8)?.ed25519_public_key()? != public_key {
-            return Err(CustodyError::Refused(format!(
-                "the public key stored for token key {kid} is not the one of its private key: the row was changed; \
-                 restore it from a backup"
-            )));
-        }
-        Ok(TokenKey { pkcs8 })
+        let sealing = self.sealing()?;
+        open(&sealing, kid, sealed, public_key)
     }
+
+    /// The key sealed anew, under the master key that seals now; `None` if it is so already. Errors as of `open_token_key`.
+    pub fn reseal_token_key(
+        &self,
+        kid: &str,
+        sealed: &[u8],
+        public_key: &[u8],
+    ) -> Result<Option<Vec<u8>>, CustodyError> {
+        let sealing = self.sealing()?;
+        if sealing.is_current(sealed) {
+            return Ok(None);
+        }
+        let key = open(&sealing, kid, sealed, public_key)?;
+        let anew = sealing.seal_token_key(self.rng(), kid, &key.pkcs8)?;
+        open(&sealing, kid, &anew, public_key).map(|_| Some(anew))
+    }
+}
+
+fn open(sealing: &SealingKey, kid: &str, sealed: &[u8], public_key: &[u8]) -> Result<TokenKey, CustodyError> {
+    let pkcs8 = sealing.open_token_key(kid, sealed)?;
+    if SigningKey::from_pkcs8(KeyAlgorithm::Ed25519, &pkcs8)?.ed25519_public_key()? != public_key {
+        return Err(CustodyError::Refused(format!(
+            "the public key stored for token key {kid} is not the one of its private key: the row was changed; \
+             restore it from a backup"
+        )));
+    }
+    Ok(TokenKey { pkcs8 })
 }
 
 #[cfg(test)]
@@ -63,7 +85,7 @@ mod tests {
 
     fn custody(master: &Arc<MasterKey>) -> SealedCustody {
         let custody = SealedCustody::new(Arc::new(SystemRandom));
-        custody.unseal(Arc::clone(master));
+        custody.unseal(master);
         custody
     }
 
@@ -87,6 +109,28 @@ mod tests {
         assert!(refused("kid1", &changed, &made.public_key), "changed");
         assert!(refused("kid1", &made.sealed, &[0; 32]), "another public half");
         assert!(refused("kid1", &[], &made.public_key), "empty");
+    }
+
+    #[test]
+    fn a_token_key_moves_to_another_master_key_unchanged() {
+        let [old, new, third] = [(); 3].map(|()| Arc::new(MasterKey::generate(&SystemRandom)));
+        let first = custody(&old);
+        let made = first.make_token_key("kid1").unwrap();
+        let moving = SealedCustody::new(Arc::new(SystemRandom));
+        moving.unseal_with(&new, [&*third]);
+        let unknown = moving.reseal_token_key("kid1", &made.sealed, &made.public_key);
+        assert!(matches!(unknown, Err(CustodyError::Unavailable(_))), "the old master key is not there");
+        moving.unseal_with(&new, [&*third, &*old]);
+
+        let before = first.open_token_key("kid1", &made.sealed, &made.public_key).unwrap();
+        let anew = moving.reseal_token_key("kid1", &made.sealed, &made.public_key).unwrap().unwrap();
+        assert_eq!(moving.reseal_token_key("kid1", &anew, &made.public_key).unwrap(), None, "once only");
+        assert_eq!(custody(&new).open_token_key("kid1", &anew, &made.public_key).unwrap().pkcs8(), before.pkcs8());
+        assert!(matches!(
+            moving.reseal_token_key("kid2", &made.sealed, &made.public_key),
+            Err(CustodyError::Refused(_))
+        ));
+        assert!(matches!(moving.reseal_token_key("kid1", &made.sealed, &[0; 32]), Err(CustodyError::Refused(_))));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use rsa::pkcs8::SubjectPublicKeyInfoRef;
 use rsa::pkcs8::der::Decode as _;
 use rsa::traits::PrivateKeyParts as _;
 use signpost_dkim::KeyAlgorithm;
+use signpost_dkim::record::PublicKey;
 use zeroize::Zeroizing;
 
 /// Primes below this are tried.
@@ -75,6 +76,18 @@ pub(crate) fn rsa(der: &[u8]) -> Result<(KeyAlgorithm, PrivateKey), ImportFault>
     Ok((algorithm, key))
 }
 
+/// Vets what can be told of a key by its public half. An Ed25519 key has nothing to be vetted.
+pub(crate) fn public_half(key: &PublicKey) -> Result<(), ImportFault> {
+    let Some((modulus, octets)) = rsa_public_half(&key.to_p()) else {
+        return if key.algorithm() == Some(KeyAlgorithm::Ed25519) { Ok(()) } else { Err(ImportFault::Damaged) };
+    };
+    exponent(&octets)?;
+    if has_a_factor_among(&modulus, &small_primes(TRIAL)) {
+        return Err(ImportFault::SmallFactor);
+    }
+    if is_roca(&modulus) { Err(ImportFault::Roca) } else { Ok(()) }
+}
+
 /// Does the key whose p= this is have a factor of `key`? Its modulus is divided by both, which finds what the greatest common divisor
 /// of the moduli would, faster. What is no RSA key has none.
 pub(crate) fn shares_a_factor(key: &PrivateKey, p: &str) -> bool {
@@ -83,11 +96,17 @@ pub(crate) fn shares_a_factor(key: &PrivateKey, p: &str) -> bool {
 }
 
 fn modulus_of(p: &str) -> Option<BoxedUint> {
+    rsa_public_half(p).map(|(modulus, _)| modulus)
+}
+
+/// Modulus, and octets of the exponent.
+fn rsa_public_half(p: &str) -> Option<(BoxedUint, Vec<u8>)> {
     let spki = STANDARD.decode(p).ok()?;
     let spki = SubjectPublicKeyInfoRef::from_der(&spki).ok()?;
     let key = RsaPublicKeyRef::from_der(spki.subject_public_key.as_bytes()?).ok()?;
     let octets = key.modulus.as_bytes();
-    BoxedUint::from_be_slice(octets, u32::try_from(octets.len()).ok()?.checked_mul(8)?).ok()
+    let modulus = BoxedUint::from_be_slice(octets, u32::try_from(octets.len()).ok()?.checked_mul(8)?).ok()?;
+    Some((modulus, key.public_exponent.as_bytes().to_vec()))
 }
 
 /// 65537 or another odd one up to 2^32.

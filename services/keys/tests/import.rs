@@ -57,7 +57,7 @@ fn place(tenant: &str, key_id: &str) -> KeyBinding {
 
 fn custody() -> SealedCustody {
     let custody = SealedCustody::new(Arc::new(Seeded::new(1)));
-    custody.unseal(Arc::new(MasterKey::generate(&Seeded::new(2))));
+    custody.unseal(&MasterKey::generate(&Seeded::new(2)));
     custody
 }
 

@@ -14,12 +14,12 @@ use std::sync::Arc;
 
 fn unsealed(seed: u64) -> SealedCustody {
     let custody = SealedCustody::new(Arc::new(Seeded::new(seed)));
-    custody.unseal(master(1));
+    custody.unseal(&master(1));
     custody
 }
 
-fn master(seed: u64) -> Arc<MasterKey> {
-    Arc::new(MasterKey::generate(&Seeded::new(1000 + seed)))
+fn master(seed: u64) -> MasterKey {
+    MasterKey::generate(&Seeded::new(1000 + seed))
 }
 
 fn place() -> KeyBinding {
@@ -57,7 +57,7 @@ async fn keeps_the_contract_of_custody() {
 #[tokio::test]
 async fn keeps_the_contract_with_the_system_s_rng() {
     let custody = SealedCustody::new(Arc::new(SystemRandom));
-    custody.unseal(Arc::new(MasterKey::generate(&SystemRandom)));
+    custody.unseal(&MasterKey::generate(&SystemRandom));
     contract::holds(&custody, &[Ed25519, Rsa2048]).await;
 }
 
@@ -144,7 +144,7 @@ async fn without_a_master_key_everything_waits_and_says_what_to_do() {
         let Err(CustodyError::Unavailable(text)) = result else { panic!("{result:?}") };
         assert!(text.contains("SIGNPOST_MASTER_KEY_FILE"), "{text}");
     }
-    custody.unseal(master(1));
+    custody.unseal(&master(1));
     assert!(signs(&custody, &place(), &stored).await);
 }
 
@@ -153,12 +153,67 @@ async fn a_wrong_master_key_makes_mail_wait_and_the_right_one_mends_it() {
     let custody = unsealed(1);
     let stored = custody.create(&place(), Ed25519).await.unwrap();
     assert!(signs(&custody, &place(), &stored).await, "now cached");
-    custody.unseal(master(2));
+    custody.unseal(&master(2));
     let result = custody.sign(&place(), &stored, &sha256(b"x")).await;
     let Err(CustodyError::Unavailable(text)) = result else { panic!("{result:?}") };
     assert!(text.contains("another master key"), "{text}");
-    custody.unseal(master(1));
+    custody.unseal(&master(1));
     assert!(signs(&custody, &place(), &stored).await);
+}
+
+#[tokio::test]
+async fn a_key_moves_to_another_master_key_and_needs_the_old_one_no_more() {
+    for algorithm in [Ed25519, Rsa2048, Rsa3072] {
+        let old = unsealed(1);
+        let stored = old.create(&place(), algorithm).await.unwrap();
+        assert_eq!(old.reseal(&place(), &stored).await.unwrap(), None, "under the right one already");
+
+        let moving = SealedCustody::new(Arc::new(Seeded::new(3)));
+        moving.unseal_with(&master(2), [&master(3), &master(1)]);
+        assert!(signs(&moving, &place(), &stored).await, "what the old one sealed opens meanwhile");
+        let anew = StoredKey { sealed: moving.reseal(&place(), &stored).await.unwrap().unwrap(), ..stored.clone() };
+        assert_eq!(anew.sealed.len(), stored.sealed.len());
+        assert_ne!(anew.sealed[20..], stored.sealed[20..], "the octets themselves are others");
+        assert_eq!(moving.reseal(&place(), &anew).await.unwrap(), None, "once only");
+        assert!(signs(&moving, &place(), &anew).await);
+
+        let new = SealedCustody::new(Arc::new(Seeded::new(4)));
+        new.unseal(&master(2));
+        assert!(signs(&new, &place(), &anew).await);
+        assert!(!signs(&new, &place(), &stored).await);
+        assert!(!signs(&old, &place(), &anew).await);
+        for elsewhere in other_places() {
+            let moved = StoredKey { reference: format!("sealed:{}", elsewhere.key_id), ..anew.clone() };
+            assert!(refused(&new, &elsewhere, &moved).await, "{elsewhere:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_open_for_its_row_is_not_sealed_anew() {
+    let stored = unsealed(1).create(&place(), Ed25519).await.unwrap();
+    let other = unsealed(9).create(&binding("tenant-1", "example.com", "s1", "key-1"), Ed25519).await.unwrap();
+    let moving = SealedCustody::new(Arc::new(Seeded::new(3)));
+    moving.unseal_with(&master(2), [&master(1)]);
+    for elsewhere in other_places() {
+        let moved = StoredKey { reference: format!("sealed:{}", elsewhere.key_id), ..stored.clone() };
+        assert!(matches!(moving.reseal(&elsewhere, &moved).await, Err(CustodyError::Refused(_))), "{elsewhere:?}");
+    }
+    let mut changed = stored.clone();
+    *changed.sealed.last_mut().unwrap() ^= 1;
+    // The new master key's name on what the old one sealed.
+    let mut renamed = stored.clone();
+    renamed.sealed[..8].copy_from_slice(&master(2).name());
+    let anothers_half = StoredKey { public_key: other.public_key.clone(), ..stored.clone() };
+    for wrong in [&changed, &anothers_half] {
+        assert!(matches!(moving.reseal(&place(), wrong).await, Err(CustodyError::Refused(_))));
+    }
+    assert!(refused(&moving, &place(), &renamed).await);
+
+    moving.unseal(&master(2));
+    assert!(matches!(moving.reseal(&place(), &stored).await, Err(CustodyError::Unavailable(_))), "no old master key");
+    moving.seal();
+    assert!(matches!(moving.reseal(&place(), &stored).await, Err(CustodyError::Unavailable(_))), "none at all");
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ async fn sealed_keys_of_the_vectors_open_or_are_refused() {
     assert_eq!(vectors.len(), 9);
     for vector in vectors {
         let custody = SealedCustody::new(Arc::new(Seeded::new(1)));
-        custody.unseal(Arc::new(MasterKey::from_base64(vector.text("master")).unwrap()));
+        custody.unseal(&MasterKey::from_base64(vector.text("master")).unwrap());
         let algorithm = KeyAlgorithm::parse(vector.text("algorithm")).unwrap();
         let binding = KeyBinding {
             tenant: vector.text("tenant").into(),

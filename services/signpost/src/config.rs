@@ -1,4 +1,5 @@
 //! Every setting is a flag and a `SIGNPOST_*` variable; this is the only place that reads them.
+use crate::master_key::KeyFiles;
 use clap::Args;
 use ipnet::IpNet;
 use signpost_diagnosis::dns::DnsSettings;
@@ -35,6 +36,10 @@ pub(crate) struct StoreArgs {
     /// File with 32 octets, base64, mode 0600; default: master.key in the data folder
     #[arg(long, env = "SIGNPOST_MASTER_KEY_FILE")]
     pub(crate) master_key_file: Option<PathBuf>,
+    /// The same of the master key to change to (`signpost master-key rotate`); need not exist. Default: the name of the master key's file
+    /// and `.next`
+    #[arg(long, env = "SIGNPOST_MASTER_KEY_NEXT_FILE")]
+    pub(crate) master_key_next_file: Option<PathBuf>,
     /// Log filter, for example `info` or `signpost_engine=debug`
     #[arg(long, env = "SIGNPOST_LOG", default_value = "info")]
     pub(crate) log: String,
@@ -72,9 +77,13 @@ impl StoreArgs {
         })
     }
 
-    /// The master-key file.
-    pub(crate) fn master_key_path(&self) -> PathBuf {
-        self.master_key_file.clone().unwrap_or_else(|| self.data_dir.join("master.key"))
+    /// The master-key files.
+    pub(crate) fn master_key_files(&self) -> KeyFiles {
+        let files = KeyFiles::at(self.master_key_file.clone().unwrap_or_else(|| self.data_dir.join("master.key")));
+        match &self.master_key_next_file {
+            Some(next) => KeyFiles { next: next.clone(), ..files },
+            None => files,
+        }
     }
 }
 

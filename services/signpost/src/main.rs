@@ -1,8 +1,10 @@
 //! The `signpost` binary: commands, and nothing that the crates below could do.
 mod config;
 mod health;
+mod key_watch;
 mod master_key;
 mod operator;
+mod rotation;
 mod sandbox;
 mod serve;
 mod telemetry;
@@ -42,6 +44,11 @@ enum Command {
         #[command(subcommand)]
         command: operator::OperatorCommand,
     },
+    /// The change from one master key to the next
+    MasterKey {
+        #[command(subcommand)]
+        command: rotation::MasterKeyCommand,
+    },
     /// Say what a receiver would conclude about a message: DKIM, SPF, DMARC
     Verify(Box<verify::VerifyArgs>),
     /// Say by the exit status whether the process beside this one is ready; for container health checks
@@ -79,6 +86,7 @@ fn main() -> ExitCode {
             Command::Tenant { command: TenantCommand::Create { name, json, store } } => {
                 create_tenant(&name, json, &store).await.map(|()| ExitCode::SUCCESS)
             }
+            Command::MasterKey { command } => rotation::run(command).await.map(|()| ExitCode::SUCCESS),
             Command::Operator { command } => operator::run(command).await,
             Command::Verify(args) => Ok(verify::run(*args).await),
             Command::Health(args) => health::run(&args).await.map(|()| ExitCode::SUCCESS),
@@ -146,7 +154,7 @@ async fn create_tenant(name: &str, json: bool, args: &StoreArgs) -> Outcome<()> 
     let engine = offline_engine(store.clone())?;
     let random = SystemRandom;
     let first = FirstKey::on(&args.database()?);
-    if master_key::establish(&engine, &args.master_key_path(), first, &random).await? != MasterKeyState::Unsealed {
+    if master_key::establish(&engine, &args.master_key_files(), first, &random).await? != MasterKeyState::Unsealed {
         return Err("sealed: without the right master key no API key can be made".into());
     }
     let (tenant, key) = engine.create_tenant(name).await?;

@@ -1,11 +1,29 @@
-//! The master-key file: read, or made on the very first start; never written over.
+//! The master-key files: read, or made on the very first start; never written over.
 use crate::config::{ConfigError, Database};
 use signpost_engine::{Engine, MasterKeyState};
 use signpost_keys::{MasterKey, Random};
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
+
+/// Where the master key lies, and the one to change to.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyFiles {
+    /// SIGNPOST_MASTER_KEY_FILE.
+    pub(crate) current: PathBuf,
+    /// SIGNPOST_MASTER_KEY_NEXT_FILE.
+    pub(crate) next: PathBuf,
+}
+
+impl KeyFiles {
+    /// With the next key beside the present one.
+    pub(crate) fn at(current: PathBuf) -> Self {
+        let mut next = current.clone().into_os_string();
+        next.push(".next");
+        Self { current, next: next.into() }
+    }
+}
 
 /// Reads the file. `Ok(None)`: there is none. The error text never holds key octets.
 pub(crate) fn read(path: &Path) -> Result<Option<MasterKey>, ConfigError> {
@@ -52,10 +70,11 @@ impl FirstKey {
 /// The database has never seen a key, none is given, and none is to be made.
 pub(crate) async fn establish(
     engine: &Engine,
-    path: &Path,
+    files: &KeyFiles,
     first: FirstKey,
     random: &dyn Random,
 ) -> Result<MasterKeyState, Box<dyn std::error::Error>> {
+    let path = files.current.as_path();
     let found = match read(path) {
         Ok(found) => found,
         Err(error) => {
@@ -63,8 +82,13 @@ pub(crate) async fn establish(
             return Ok(MasterKeyState::Sealed);
         }
     };
+    // It may not be needed; where it is, that is said below.
+    let next = read(&files.next).unwrap_or_else(|error| {
+        tracing::error!(%error, "the next master key cannot be read");
+        None
+    });
     let absent = found.is_none();
-    match engine.offer_master_key(found).await? {
+    match engine.offer_master_keys(found, next).await? {
         MasterKeyState::NeverMade => {
             if first == FirstKey::MustBeGiven {
                 return Err(Box::new(ConfigError(format!(
@@ -89,8 +113,22 @@ pub(crate) async fn establish(
             tracing::error!("sealed: the master key {} {what}; put the right file there", path.display());
             Ok(MasterKeyState::Sealed)
         }
+        MasterKeyState::FormerMissing => {
+            tracing::error!("{}", former_missing(files));
+            Ok(MasterKeyState::FormerMissing)
+        }
         MasterKeyState::Unsealed => Ok(MasterKeyState::Unsealed),
     }
+}
+
+/// What to do where the former key went too early.
+pub(crate) fn former_missing(files: &KeyFiles) -> String {
+    format!(
+        "sealed: keys are still sealed under the former master key, which is missing; put both files back, one as {} and one as {} \
+         (which is which does not matter), until `signpost master-key status` says that the former one is needed no more",
+        files.current.display(),
+        files.next.display()
+    )
 }
 
 /// Writes a fresh key under another name, flushes it, and links it into place: never half a file, never over another one.

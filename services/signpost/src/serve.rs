@@ -1,6 +1,7 @@
 //! `signpost serve`: store, engine, worker, background work, HTTP, and an orderly end.
 use crate::config::{KeyCustody, Role, ServeArgs};
-use crate::master_key::FirstKey;
+use crate::key_watch::KeyWatch;
+use crate::master_key::{FirstKey, KeyFiles};
 use crate::{Outcome, master_key, open_store, telemetry};
 use signpost_diagnosis::dns::Dns;
 use signpost_diagnosis::update::DnsUpdate;
@@ -8,7 +9,6 @@ use signpost_engine::delivery::tls::ClientTls;
 use signpost_engine::delivery::worker;
 use signpost_engine::{Engine, KmsAccess, SystemClock};
 use signpost_keys::{AwsKmsCustody, CustodyKind, SystemRandom};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -31,7 +31,9 @@ const DELEGATION_EVERY: Duration = Duration::from_secs(1);
 const TEND_EVERY: Duration = Duration::from_secs(10);
 const ROTATE_EVERY: Duration = Duration::from_secs(600);
 const WITHDRAW_EVERY: Duration = Duration::from_secs(60);
-/// How soon the right master key is noticed.
+/// A batch of keys is sealed anew so often while the master key is being changed: slow enough that mail does not feel it.
+const RESEAL_EVERY: Duration = Duration::from_secs(1);
+/// How soon the right master key is noticed, or a change of it.
 const UNSEAL_EVERY: Duration = Duration::from_secs(2);
 /// The end of the background work: what the worker takes at most (30 s for deliveries, then some for its last writes).
 const BACKGROUND_END: Duration = Duration::from_secs(45);
@@ -71,9 +73,9 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
         engine.attach_dns_update(update, &service_domain);
     }
     attach_kms(&engine, &args).await?;
-    let key_path = args.store.master_key_path();
+    let key_files = args.store.master_key_files();
     let first = FirstKey::on(&args.store.database()?);
-    master_key::establish(&engine, &key_path, first, &SystemRandom).await?;
+    master_key::establish(&engine, &key_files, first, &SystemRandom).await?;
     let shutdown = CancellationToken::new();
     let listener = if args.has(Role::Api) {
         let bound = TcpListener::bind(args.listen).await;
@@ -83,7 +85,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome<()> {
     } else {
         None
     };
-    let background = start_background(&engine, args.has(Role::Worker).then_some(tls), key_path, &shutdown);
+    let background = start_background(&engine, args.has(Role::Worker).then_some(tls), key_files, &shutdown);
     if let Some(listener) = listener {
         let door = args.door(open_files());
         let public_url = args.public_url.clone().unwrap_or(format!("http://{}", listener.local_addr()?));
@@ -140,7 +142,9 @@ async fn attach_kms(engine: &Engine, args: &ServeArgs) -> Outcome<()> {
     };
     if let Some(kms) = kms.map(|kms| kms.at_rate(args.kms_rate)) {
         let envelope = Arc::new(kms.envelope(Arc::new(SystemRandom), args.envelope_settings()));
-        engine.attach_kms(KmsAccess { keys: Arc::new(kms), envelope, for_new_keys });
+        let kms = Arc::new(kms.with_own_keys(engine.external_ids(), Arc::new(SystemRandom)));
+        engine.attach_own_kms(Arc::clone(&kms));
+        engine.attach_kms(KmsAccess { keys: kms, envelope, for_new_keys });
     }
     Ok(())
 }
@@ -193,7 +197,7 @@ impl Background {
 pub(crate) fn start_background(
     engine: &Engine,
     tls: Option<ClientTls>,
-    key_path: PathBuf,
+    key_files: KeyFiles,
     shutdown: &CancellationToken,
 ) -> Background {
     let background = Background::new(shutdown);
@@ -210,11 +214,12 @@ pub(crate) fn start_background(
     });
     background.spawn("the record of uses", flush);
     let e = engine.clone();
-    let unsealing = every(UNSEAL_EVERY, shutdown.clone(), move || {
-        let (e, path) = (e.clone(), key_path.clone());
-        async move { unseal(&e, &path).await }
+    let watch = Arc::new(KeyWatch::new(key_files));
+    let watching = every(UNSEAL_EVERY, shutdown.clone(), move || {
+        let (e, watch) = (e.clone(), Arc::clone(&watch));
+        async move { watch.look(&e).await }
     });
-    background.spawn("the watch for the master key", unsealing);
+    background.spawn("the watch for the master key", watching);
     // In every process: each remembers by itself which keys it found unusable.
     let e = engine.clone();
     let probe = every(PROBE_EVERY, shutdown.clone(), move || {
@@ -265,6 +270,12 @@ fn start_worker(engine: &Engine, tls: ClientTls, background: &Background, shutdo
     });
     background.spawn("the withdrawal of keys", withdraw);
     let e = engine.clone();
+    let reseal = every(RESEAL_EVERY, shutdown.clone(), move || {
+        let e = e.clone();
+        async move { report("the change of the master key", e.reseal().await) }
+    });
+    background.spawn("the change of the master key", reseal);
+    let e = engine.clone();
     let tend = every(TEND_EVERY, shutdown.clone(), move || {
         let e = e.clone();
         async move { report("states of keys", e.tend_keys().await) }
@@ -276,19 +287,6 @@ fn start_worker(engine: &Engine, tls: ClientTls, background: &Background, shutdo
         async move { report("rotations by schedule", e.prepare_due_rotations().await) }
     });
     background.spawn("the rotations by schedule", rotate);
-}
-
-/// While sealed: offers the file again, so that the right key mends it without a restart. Never makes one.
-async fn unseal(engine: &Engine, path: &std::path::Path) {
-    if !engine.is_sealed() {
-        return;
-    }
-    let Ok(Some(key)) = master_key::read(path) else { return };
-    match engine.offer_master_key(Some(key)).await {
-        Ok(signpost_engine::MasterKeyState::Unsealed) => tracing::info!("unsealed: the right master key is there"),
-        Ok(signpost_engine::MasterKeyState::Sealed | signpost_engine::MasterKeyState::NeverMade) => {}
-        Err(error) => tracing::warn!(%error, "the master key could not be compared"),
-    }
 }
 
 fn report(what: &str, result: Result<(), signpost_engine::Error>) {

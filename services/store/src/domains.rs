@@ -3,6 +3,7 @@ use crate::audit::insert_audit;
 use crate::db::{json, json_text, page, page_probe};
 use crate::delegation::{admit_key, fill_slot};
 use crate::key_life::{key_life, write_life};
+use crate::master_key::admit_sealed;
 use crate::statement::{Connection, On, Row, sql, sql_in};
 use crate::{AuditRow, EventRow, KeyLife, Page, SigningPolicyRow, Store, StoreError, WatchState};
 
@@ -359,6 +360,9 @@ pub(crate) async fn insert_domain_row(conn: &mut Connection<'_>, row: &DomainRow
 
 pub(crate) async fn insert_key_row(conn: &mut Connection<'_>, tenant: &str, row: &KeyRow) -> Result<(), StoreError> {
     admit_key(conn, row).await?;
+    if matches!(row.custody.as_str(), "sealed" | "imported") {
+        admit_sealed(conn, &row.sealed).await?;
+    }
     sql(
         "INSERT INTO dkim_keys (id, tenant_id, domain_id, domain_name, selector, algorithm, custody, reference, sealed,
                                 public_key, state, published_p, published_read_at, published_tried_at, created_at)

@@ -192,7 +192,8 @@ impl Store {
     }
 
     /// Domains with a key that has signed for as long as their policy says, and no newer one that is to replace it (system): with
-    /// dual signing one of the same kind. Those of suspended tenants wait. By id, those after `after` only.
+    /// dual signing one of the same kind. Those of suspended tenants wait; keys that are their tenants' own are left, whose successors only
+    /// the tenants can make. By id, those after `after` only.
     pub async fn domains_to_rotate(
         &self,
         now: i64,
@@ -203,7 +204,7 @@ impl Store {
                         WHERE domains.deleted_at IS NULL AND domains.ownership = 'verified'
                         AND domains.signing IN ('enabled', 'suspended') AND tenants.suspended_at IS NULL
                         AND EXISTS (SELECT 1 FROM dkim_keys AS due WHERE due.domain_id = domains.id
-                                    AND due.state = 'active'
+                                    AND due.state = 'active' AND substr(due.reference, 1, 12) <> 'awskms-role:'
                                     AND due.state_since + domains.rotation_days * 86400000 <= $1
                                     AND NOT EXISTS (SELECT 1 FROM dkim_keys AS next WHERE next.domain_id = domains.id
                                         AND next.state IN ('pending', 'published')

@@ -1,4 +1,5 @@
-//! Keys that another machine holds (custody `aws-kms`): they cost there until they are given up. And domains whose key cannot be used.
+//! Keys that another machine holds (custody `aws-kms`): they cost there until they are given up. (Not those of tenants, `awskms-role:`,
+//! which cost us nothing.) And domains whose key cannot be used.
 use crate::domains::{domain, key};
 use crate::statement::sql;
 use crate::{DomainRow, KeyRow, Store, StoreError};
@@ -9,7 +10,8 @@ impl Store {
         let row = sql("SELECT COUNT(*) AS n FROM domains
                        WHERE tenant_id = $1 AND deleted_at IS NULL AND ownership = 'pending'
                        AND EXISTS (SELECT 1 FROM dkim_keys WHERE dkim_keys.domain_id = domains.id
-                                   AND dkim_keys.custody = 'aws-kms' AND dkim_keys.state <> 'revoked')")
+                                   AND dkim_keys.custody = 'aws-kms' AND dkim_keys.state <> 'revoked'
+                                    AND substr(dkim_keys.reference, 1, 12) <> 'awskms-role:')")
         .bind(tenant)
         .fetch_one(self.readers())
         .await?;
@@ -22,6 +24,7 @@ impl Store {
                         WHERE deleted_at IS NULL AND ownership = 'pending'
                         AND EXISTS (SELECT 1 FROM dkim_keys WHERE dkim_keys.domain_id = domains.id
                                     AND dkim_keys.custody = 'aws-kms' AND dkim_keys.state <> 'revoked'
+                                    AND substr(dkim_keys.reference, 1, 12) <> 'awskms-role:'
                                     AND dkim_keys.created_at < $1)
                         ORDER BY id LIMIT $2")
         .bind(before)

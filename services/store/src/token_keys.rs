@@ -1,4 +1,5 @@
 //! Keys that sign access tokens, shared by all processes on a database.
+use crate::master_key::admit_sealed;
 use crate::statement::{Row, sql};
 use crate::{Store, StoreError};
 
@@ -38,6 +39,7 @@ impl Store {
         let key = key.clone();
         self.write(move |conn| {
             Box::pin(async move {
+                admit_sealed(conn, &key.sealed).await?;
                 sql("INSERT INTO token_keys (number, kid, public_key, sealed, signs_from) VALUES ($1, $2, $3, $4, $5)
                      ON CONFLICT (number) DO NOTHING")
                 .bind(key.number)

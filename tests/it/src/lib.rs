@@ -30,6 +30,7 @@
 
 mod api;
 mod app;
+mod aws_edge;
 mod dns;
 mod gate;
 mod judges;
@@ -54,6 +55,7 @@ mod world;
 
 pub use api::{Answer, Api, Exchange};
 pub use app::{App, AppBuilder, Tenant, binary};
+pub use aws_edge::AwsEdge;
 use dns::find;
 pub use dns::{Named, NamedBuilder, Unbound};
 pub use gate::Gate;

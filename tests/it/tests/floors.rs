@@ -20,9 +20,10 @@ const FLOORS: [(&str, u8); 9] = [
 ];
 
 /// Crates from outside that only these members may name, as a dependency of any kind.
-const RESERVED: [(&str, &[&str]); 5] = [
+const RESERVED: [(&str, &[&str]); 6] = [
     ("sqlx", &["signpost-store"]),
     ("aws-sdk-kms", &["signpost-keys"]),
+    ("aws-sdk-sts", &["signpost-keys"]),
     ("axum", &["signpost-http"]),
     ("utoipa-axum", &["signpost-http"]),
     ("mail-auth", &["signpost-diagnosis", "signpost", "signpost-it", "signpost-load"]),

@@ -239,7 +239,7 @@ fn a_key_does_what_its_scopes_say_and_nothing_else() {
 }
 
 /// Operation and the scope that it needs; what is not listed here fails the test below.
-const OPERATIONS: [(&str, &str, &str); 28] = [
+const OPERATIONS: [(&str, &str, &str); 29] = [
     ("get", "/v1/api-keys", "admin"),
     ("post", "/v1/api-keys", "admin"),
     ("delete", "/v1/api-keys/{id}", "admin"),
@@ -254,6 +254,7 @@ const OPERATIONS: [(&str, &str, &str); 28] = [
     ("post", "/v1/domains/{id}/keys", "domains:write"),
     ("post", "/v1/domains/{id}/keys/rotate", "domains:write"),
     ("post", "/v1/domains/{id}/keys/import", "domains:write"),
+    ("get", "/v1/kms-access", "domains:read"),
     ("get", "/v1/domains/{id}/records", "domains:read"),
     ("get", "/v1/domains/{id}/signing-policy", "domains:read"),
     ("patch", "/v1/domains/{id}/signing-policy", "domains:write"),

@@ -57,7 +57,7 @@ pub(crate) fn compare(rounds: usize) -> Result<()> {
 
 async fn measure(rounds: usize) -> Result<()> {
     let sealed = SealedCustody::new(Arc::new(SystemRandom));
-    sealed.unseal(Arc::new(MasterKey::generate(&SystemRandom)));
+    sealed.unseal(&MasterKey::generate(&SystemRandom));
     // The pace that real accounts need would be measured instead.
     let kms = AwsKmsCustody::from_environment().await?.at_rate(NonZeroU32::MAX);
     let envelope = kms.envelope(Arc::new(SystemRandom), EnvelopeSettings::default());

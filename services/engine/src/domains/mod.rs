@@ -3,6 +3,7 @@ mod check;
 pub(crate) mod formats;
 mod import;
 mod key_steps;
+mod own_key;
 mod policy;
 mod proof;
 pub(crate) mod publication;
@@ -15,6 +16,7 @@ mod watch_rules;
 
 pub use formats::Format;
 pub use import::KeyImport;
+pub use own_key::{KmsTrust, NewOwnKey};
 pub use policy::{PolicyChange, SigningPolicyView};
 
 use crate::custody::is_remote;
@@ -345,6 +347,20 @@ impl Engine {
             .map_err(|error| Error::Internal(format!("selector: {error}")))
     }
 
+    /// With a random selector or, of a delegated domain, that of a free slot; and until when its name may be remembered for other data.
+    async fn binding_of_new_key(
+        &self,
+        domain: &DomainRow,
+        name: &SigningDomain,
+    ) -> Result<(KeyBinding, Option<i64>), Error> {
+        let of_slot = if domain.dkim_mode == DELEGATED { self.slot_for_key(domain).await? } else { None };
+        let (selector, other_data_until) = match of_slot {
+            Some(slot) => slot,
+            None => (self.fresh_selector()?, None),
+        };
+        Ok((self.new_binding(domain, name, selector), other_data_until))
+    }
+
     /// A key with a random selector, never used before for this name; of a delegated domain, with that of a free slot.
     async fn make_key(
         &self,
@@ -353,12 +369,7 @@ impl Engine {
         algorithm: KeyAlgorithm,
         custody: CustodyKind,
     ) -> Result<KeyRow, Error> {
-        let of_slot = if domain.dkim_mode == DELEGATED { self.slot_for_key(domain).await? } else { None };
-        let (selector, other_data_until) = match of_slot {
-            Some(slot) => slot,
-            None => (self.fresh_selector()?, None),
-        };
-        let binding = self.new_binding(domain, name, selector);
+        let (binding, other_data_until) = self.binding_of_new_key(domain, name).await?;
         if self.is_sealed() {
             return Err(Error::Sealed);
         }

@@ -2,7 +2,7 @@
 use super::key_steps::Turn;
 use super::policy::{self, PolicyChange, SigningPolicyView};
 use super::states::{self, Circumstances, Place, Sighting, Step};
-use super::{DELEGATED, KEYS_PER_DOMAIN, NewKey, parse_algorithm, records};
+use super::{DELEGATED, KEYS_PER_DOMAIN, NewKey, own_key, parse_algorithm, records};
 use crate::audit::Actor;
 use crate::custody::is_remote;
 use crate::delegation::slots;
@@ -273,6 +273,9 @@ impl Engine {
 
     /// That of the present key, if keys of that kind can still be made here.
     fn custody_of_next(&self, keys: &[KeyRow], place: Place) -> Result<CustodyKind, FieldError> {
+        if model(keys, place).is_some_and(own_key::is_own) {
+            return Err(own_key::only_its_tenant_makes_the_next());
+        }
         let present = model(keys, place).and_then(|key| self.custody_for_new_key(Some(&key.custody)).ok());
         present.map_or_else(|| self.custody_for_new_key(None), Ok)
     }

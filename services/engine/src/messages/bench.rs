@@ -237,6 +237,11 @@ impl Bench {
         Engine::new(store, dns(self.name_server), clock, Arc::new(SystemRandom), settings(self.relay))
     }
 
+    /// The file's text of the right key.
+    pub(crate) fn master_key(&self) -> String {
+        self.master.clone()
+    }
+
     /// The right key for it.
     pub(crate) async fn unseal(&self, engine: &Engine) {
         engine.offer_master_key(Some(MasterKey::from_base64(&self.master).unwrap())).await.unwrap();

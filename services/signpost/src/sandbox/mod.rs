@@ -6,7 +6,7 @@ mod inbox;
 mod spoof;
 
 use crate::config::LogFormat;
-use crate::master_key::FirstKey;
+use crate::master_key::{FirstKey, KeyFiles};
 use crate::{Outcome, master_key, print, serve, telemetry};
 use clap::Args;
 use flow::{Flow, Report};
@@ -102,13 +102,13 @@ pub(crate) async fn run(args: SandboxArgs) -> Outcome<ExitCode> {
     let settings = settings(smtp.port())?;
     let tls = ClientTls::for_delivery(&settings.delivery)?;
     let engine = Engine::new(store.clone(), resolver, clock, Arc::new(SystemRandom), settings);
-    let key_path = folder.join("master.key");
-    master_key::establish(&engine, &key_path, FirstKey::IsMade, &SystemRandom).await?;
+    let key_files = KeyFiles::at(folder.join("master.key"));
+    master_key::establish(&engine, &key_files, FirstKey::IsMade, &SystemRandom).await?;
     let (_, key) = engine.create_tenant("sandbox").await?;
     let listen = args.listen.unwrap_or(if args.once { ONCE_LISTEN } else { DEFAULT_LISTEN });
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
     let api_address = listener.local_addr()?;
-    let background = serve::start_background(&engine, Some(tls), key_path, &shutdown);
+    let background = serve::start_background(&engine, Some(tls), key_files, &shutdown);
     let router = signpost_http::router(engine.clone(), &format!("http://{api_address}"), None);
     let api = tokio::spawn(signpost_http::serve(listener, router, Door::default(), shutdown.clone()));
     let page_listener = TcpListener::bind(ONCE_LISTEN).await?;

@@ -38,7 +38,7 @@ pub(super) async fn make(victim: &str) -> Outcome<Spoof> {
     let domain = SigningDomain::parse(ATTACKER)?;
     let selector = Selector::parse(SELECTOR)?;
     let custody = SealedCustody::new(Arc::new(SystemRandom));
-    custody.unseal(Arc::new(MasterKey::generate(&SystemRandom)));
+    custody.unseal(&MasterKey::generate(&SystemRandom));
     let binding = KeyBinding {
         tenant: "attacker".into(),
         domain: domain.clone(),
