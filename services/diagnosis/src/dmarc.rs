@@ -106,6 +106,11 @@ pub(crate) fn is_dmarc(text: &str) -> bool {
         && value.trim_matches(blank) == "DMARC1"
 }
 
+/// True for a DMARC record that wants d= to be the very domain of From, not one above it (adkim=s, RFC 7489 3.1.1 and 6.3).
+pub fn wants_strict_dkim(text: &str) -> bool {
+    is_dmarc(text) && parse(text).is_ok_and(|record| record.adkim == Alignment::Strict)
+}
+
 /// True for a text that was meant to be a DMARC record but is none for a receiver.
 pub(crate) fn is_near_miss(text: &str) -> bool {
     let squeezed: String = text.chars().filter(|c| !c.is_whitespace() && *c != '"' && *c != '\\').collect();

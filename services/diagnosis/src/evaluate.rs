@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use crate::dmarc::{Policy, PolicySource};
+pub use crate::dmarc::{Policy, PolicySource, wants_strict_dkim};
 
 /// How long each of the two rounds of questions may take (keys, SPF and the author's DMARC record; then what alignment needs): a
 /// receiver holds a connection open meanwhile.

@@ -133,6 +133,29 @@ fn three_cnames_are_published_once_and_the_key_stands_behind_one_of_them() {
     signer.assert_signed(&received.octets, &mut dkimpy, &world.named);
 }
 
+/// The tenant does nothing, and mail goes on.
+#[test]
+fn a_schedule_rotates_a_delegated_domain_by_itself() {
+    let server = PostgresServer::start();
+    let database = server.database();
+    let mut world = world_of(World::zones(), |app, _| app.env("SIGNPOST_DATABASE_URL", database.as_str()));
+    let domain = enabled(&world.tenant, &world.named, "example.test");
+    let before = as_signer(&domain, &world.named);
+    world.app.stop();
+    server.sql(&database, "UPDATE dkim_keys SET state_since = state_since - CAST(180 AS BIGINT) * 86400000");
+    world.app.start();
+    let states = || {
+        let keys = read(&world.tenant, &domain)["keys"].as_array().unwrap().clone();
+        keys.iter().map(|key| key["state"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    wait_for("the next key signs", DEADLINE * 3, || (states() == ["retiring", "active"]).then_some(()));
+    let after = as_signer(&read(&world.tenant, &domain), &world.named);
+    assert_ne!(after.selector, before.selector);
+    world.send_to(&after, "bob@receiver.test");
+    let received = world.receiver.wait_for_recipient("bob@receiver.test");
+    after.assert_signed(&received.octets, &mut DkimPy::start(), &world.named);
+}
+
 #[test]
 fn where_the_operator_set_no_dns_server_the_mode_is_refused_with_the_reason() {
     let named = World::zones().start();

@@ -3,7 +3,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use signpost_it::{DkimPy, Domain, Received, World, signature_fields, unfolded_field};
+use signpost_it::{DEADLINE, DkimPy, Domain, Received, World, signature_fields, unfolded_field, wait_for};
 
 const TEXT: &str = "Grüße aus Zürich,\n\n.\n.. a line that begins with dots\nFrom here on: trailing space \nund noch eine Zeile mit ümläüten, die länger als siebenundsiebzig Zeichen ist, weil sie es kann.\n";
 const HTML: &str = "<p>Grüße &amp; <b>mehr</b> <img src=\"cid:logo@example\"></p>\n";
@@ -225,6 +225,27 @@ fn a_subdomain_is_signed_by_its_verified_parent() {
     world.tenant.api.message_with_status(&id, "delivered");
     let received = world.receiver.wait_for_recipient("bob@receiver.test");
     domain.assert_signed(&received.octets, &mut dkimpy, &world.named);
+}
+
+/// H15. The policy of the parent is known from its last check.
+#[test]
+fn a_subdomain_signed_by_its_parent_is_warned_of_strict_alignment() {
+    let world = World::start();
+    let domain = world.enabled_domain("example.test", "ed25519");
+    let warnings = |from: &str| {
+        let message = json!({"from": from, "to": ["bob@receiver.test"], "subject": "x", "text": "y"});
+        let accepted = world.tenant.api.post("/v1/messages", &message).expect(202).json();
+        assert_eq!(accepted["signatures"][0]["domain"], "example.test");
+        accepted["warnings"].to_string()
+    };
+    for (policy, strict) in [("v=DMARC1; p=reject; adkim=s", true), ("v=DMARC1; p=reject; adkim=r", false)] {
+        world.named.publish_txt("_dmarc.example.test", &[policy]);
+        world.tenant.api.post_empty(&format!("/v1/domains/{}/check", domain.id)).expect(200);
+        wait_for("the policy is known", DEADLINE, || {
+            (warnings("ann@news.example.test").contains("adkim=s") == strict).then_some(())
+        });
+        assert!(!warnings("ann@example.test").contains("adkim"), "{policy}");
+    }
 }
 
 #[test]

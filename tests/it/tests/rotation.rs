@@ -289,6 +289,27 @@ fn custodies(api: &Api, domain: &str) -> Vec<String> {
     keys(api, domain).iter().map(|key| key["custody"].as_str().unwrap().to_owned()).collect()
 }
 
+#[test]
+fn a_domain_moves_from_one_custody_to_another_by_a_rotation() {
+    let kms = Kms::start();
+    let world = World::start_with(|app| app.kms(&kms));
+    let (api, mut dkimpy) = (&world.tenant.api, DkimPy::start());
+    let domain = world.enabled_domain("example.test", "ed25519");
+    let path = format!("/v1/domains/{}", domain.id);
+    for custody in ["aws-kms", "aws-kms-envelope", "sealed"] {
+        let next = api.post(&format!("{path}/keys/rotate"), &json!({"custody": custody})).expect(201).json();
+        world.named.publish(&record_of(api, &domain.id, &next));
+        api.post_empty(&format!("{path}/check")).expect(200);
+        let now = Domain::from_json(&api.get(&path).expect(200).json());
+        assert_eq!(now.selector, next["selector"].as_str().unwrap(), "{custody}");
+        let recipient = format!("{custody}@receiver.test");
+        api.message_with_status(&world.send_to(&now, &recipient), "delivered");
+        now.assert_signed(&world.receiver.wait_for_recipient(&recipient).octets, &mut dkimpy, &world.named);
+    }
+    assert_eq!(custodies(api, &domain.id), ["sealed", "aws-kms", "aws-kms-envelope", "sealed"]);
+    assert_eq!(states(api, &domain.id), ["retiring", "retiring", "retiring", "active"]);
+}
+
 /// A domain whose first key was made elsewhere. The key that was made here first never comes to sign.
 fn with_an_imported_key(world: &World) -> Domain {
     let api = &world.tenant.api;

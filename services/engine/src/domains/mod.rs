@@ -411,6 +411,12 @@ impl CheckView {
             .map_err(|error| Error::Internal(format!("stored check {}: {error}", row.id)))?;
         Ok(Self { id: row.id.clone(), verdict: row.verdict.clone(), checked_at: row.checked_at, records })
     }
+
+    /// The texts at the place of the domain's DMARC record.
+    pub(crate) fn policies(&self) -> impl Iterator<Item = &str> {
+        let records = self.records.iter().filter(|checked| checked.record.purpose == Purpose::Dmarc);
+        records.flat_map(|checked| checked.found.iter().map(String::as_str))
+    }
 }
 
 /// A selector that was never used.

@@ -14,8 +14,10 @@ pub mod signing;
 #[cfg(test)]
 mod waiting_tests;
 
+use crate::domains::CheckView;
 use crate::rows::{
-    Begin, EventRow, IdempotencyScope, MessageBody, MessageRow, Page, RecipientRow, SignatureRow, StoredAnswer,
+    Begin, DomainRow, EventRow, IdempotencyScope, MessageBody, MessageRow, Page, RecipientRow, SignatureRow,
+    StoredAnswer,
 };
 use crate::usage::Used;
 use crate::{Caller, Engine, Error, FieldError, Scope};
@@ -26,9 +28,10 @@ use request::{ComposeContext, MessageRequest, Prepared};
 use serde_json::json;
 use signers::Authority;
 use signing::{NotSigned, Signed};
-use signpost_dkim::Mailbox;
+use signpost_diagnosis::evaluate::wants_strict_dkim;
 use signpost_dkim::canonical::BodyHash;
 use signpost_dkim::message::{Field, Message};
+use signpost_dkim::{Mailbox, SigningDomain};
 use signpost_store::NewMessage;
 use std::sync::Arc;
 
@@ -230,11 +233,30 @@ impl Engine {
         let from = Spoken { domain: prepared.from.domain(), place: places.from };
         let domain = self.authorize(&caller.tenant_id, Speech { from, others }).await?;
         let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
-        let authority = Arc::new(Authority::new(domain, &keys)?);
+        let mut authority = Authority::new(domain, &keys)?;
+        authority.warnings.extend(self.warn_of_alignment(&authority.domain, prepared.from.domain()).await?);
+        let authority = Arc::new(authority);
         if for_from_only {
             self.inner.authorities.put(speaks_for, Arc::clone(&authority), reading);
         }
         Ok(authority)
+    }
+
+    /// RFC 7489 3.1.1: with adkim=s a signature by the domain above that of From counts for nothing. As the last check found the policy:
+    /// a request does not wait for DNS.
+    async fn warn_of_alignment(&self, domain: &DomainRow, from: &SigningDomain) -> Result<Option<String>, Error> {
+        if from.as_str() == domain.name {
+            return Ok(None);
+        }
+        let Some(check) = self.inner.store.last_check(&domain.tenant_id, &domain.id).await? else { return Ok(None) };
+        let is_strict = CheckView::from_row(&check)?.policies().any(wants_strict_dkim);
+        Ok(is_strict.then(|| {
+            let name = &domain.name;
+            format!(
+                "the DMARC record of {name} wants strict alignment (adkim=s): the signature d={name} does not align with From {from}, and \
+                 DMARC fails unless {from} has a policy of its own; register {from} as a domain, or publish adkim=r"
+            )
+        }))
     }
 
     async fn sign_prepared(&self, authority: &Authority, prepared: &Hashed) -> Result<Signed, NotSigned> {
@@ -271,7 +293,8 @@ impl Engine {
                 }
             }
         };
-        let prepared = prepared.message;
+        let mut prepared = prepared.message;
+        prepared.warnings.extend(authority.warnings.iter().cloned());
         let message = MessageRow {
             tenant_id: caller.tenant_id.clone(),
             message_id: prepared.message_id,

@@ -56,15 +56,17 @@ pub(crate) struct Authority {
     pub(super) domain: DomainRow,
     /// `None`: no key is active.
     signers: Option<Signers>,
+    /// What the author should know of a signature by this domain; sentences.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Authority {
     pub(super) fn new(domain: DomainRow, keys: &[KeyRow]) -> Result<Self, Error> {
         match Signers::among(keys) {
-            Ok(signers) => Ok(Self { domain, signers: Some(signers) }),
+            Ok(signers) => Ok(Self { domain, signers: Some(signers), warnings: Vec::new() }),
             Err(NotSigned::Failed(error)) => Err(error),
             Err(NotSigned::Held(_) | NotSigned::NoKey(_) | NotSigned::Awaiting(_) | NotSigned::Later(..)) => {
-                Ok(Self { domain, signers: None })
+                Ok(Self { domain, signers: None, warnings: Vec::new() })
             }
         }
     }
