@@ -32,6 +32,11 @@ const LOOK_AGAIN_MS: i64 = 30_000;
 const LOOK_AGAIN_AT_MOST_MS: i64 = 300_000;
 /// Rows of one page.
 const BATCH: u32 = 200;
+/// A process that finds a key at fault suspends its domain again only after so long: another one, to which the KMS gives the key, takes
+/// that back.
+const SUSPENDED_AGAIN_MS: i64 = 30 * 60 * 1000;
+/// Keys with a few faults that are remembered.
+const FAULTS_KEPT: usize = 10_000;
 
 struct Outage {
     tenant_id: String,
@@ -39,6 +44,8 @@ struct Outage {
     reason: String,
     /// The key itself is at fault, so that its domain is suspended.
     of_key: bool,
+    /// When this process last suspended the domain for it.
+    suspended_at: Option<i64>,
     since: i64,
     failures: u32,
     probe_at: i64,
@@ -90,6 +97,7 @@ impl Outages {
             domain_id: key.domain_id.clone(),
             reason: reason.to_owned(),
             of_key,
+            suspended_at: None,
             since: now,
             failures: 0,
             probe_at: now + FIRST_PAUSE_MS,
@@ -106,6 +114,9 @@ impl Outages {
     /// A fault that passes; true if it is one of too many in a row.
     fn is_too_many(&self, key_id: &str) -> bool {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if faults.len() >= FAULTS_KEPT {
+            faults.clear();
+        }
         let count = faults.entry(key_id.to_owned()).or_default();
         *count += 1;
         *count >= FAULTS_IN_A_ROW
@@ -135,6 +146,24 @@ impl Outages {
             if let Some(reason) = reason {
                 outage.reason = reason.to_owned();
             }
+        }
+    }
+
+    /// A probe had no turn: that says nothing of the key.
+    fn comes_later(&self, key_id: &str, at: i64) {
+        if let Some(outage) = self.keys().get_mut(key_id) {
+            outage.probe_at = at;
+        }
+    }
+
+    fn may_suspend(&self, key_id: &str, now: i64) -> bool {
+        let long_ago = |at: i64| now < at || now >= at + SUSPENDED_AGAIN_MS;
+        self.keys().get(key_id).is_none_or(|outage| outage.suspended_at.is_none_or(long_ago))
+    }
+
+    fn suspended(&self, key_id: &str, now: i64) {
+        if let Some(outage) = self.keys().get_mut(key_id) {
+            outage.suspended_at = Some(now);
         }
     }
 
@@ -200,8 +229,15 @@ impl Engine {
 
     /// What fails here is done by the next probe.
     async fn tell_that_key_is_unavailable(&self, key: &KeyRow, reason: &str) {
-        if let Err(error) = self.suspend_for_key(key, reason).await {
-            tracing::warn!(key = %key.id, domain = %key.domain_name, ?error, "a domain could not be suspended yet");
+        let (now, outages) = (self.now_ms(), &self.inner.outages);
+        if !outages.may_suspend(&key.id, now) {
+            return;
+        }
+        match self.suspend_for_key(key, reason).await {
+            Ok(()) => outages.suspended(&key.id, now),
+            Err(error) => {
+                tracing::warn!(key = %key.id, domain = %key.domain_name, ?error, "a domain could not be suspended yet");
+            }
         }
     }
 
@@ -262,6 +298,10 @@ impl Engine {
                     outages.begin(key, "its mail could not be hurried", false, self.now_ms());
                 }
                 Ok(hurried?)
+            }
+            Err(Failure::Passing { after_ms, answered: false, .. }) => {
+                outages.comes_later(&key.id, self.now_ms() + after_ms);
+                Ok(())
             }
             Err(failure) => {
                 outages.goes_on(&key.id, Some(failure.reason()), self.now_ms());

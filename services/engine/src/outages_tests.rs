@@ -141,6 +141,41 @@ fn enabled() -> (String, Option<String>) {
     ("enabled".into(), None)
 }
 
+/// One reason is shown at a time, and the other one when that has ended.
+#[tokio::test]
+async fn a_key_that_signs_again_does_not_resume_what_its_record_keeps_suspended() {
+    let kms = Kms::start().await;
+    kms.fails(CustodyError::KeyUnavailable("disabled".into()));
+    kms.bench.send().await;
+    assert_eq!(kms.signing().await, suspended());
+    let wrong = signpost_store::WrongAnswers { looks: 3, since: Some(kms.bench.now()) };
+    let watch = signpost_store::WatchState { record: wrong, ..signpost_store::WatchState::default() };
+    kms.bench.change(signpost_store::DomainChange { watch: Some(watch), ..Default::default() }).await;
+    kms.works();
+    kms.seconds(&kms.bench.engine, 20).await;
+    assert_eq!(kms.signing().await, ("suspended".to_owned(), Some("record_wrong".to_owned())));
+    assert_eq!(kms.told().await, ["signing.suspended", "signing.suspended"]);
+}
+
+/// Another process, to which the KMS gives the key, takes the suspension back: this one does not insist.
+#[tokio::test]
+async fn processes_that_disagree_about_a_key_do_not_suspend_and_resume_by_turns() {
+    let kms = Kms::start().await;
+    kms.fails(CustodyError::KeyUnavailable("no permission".into()));
+    kms.bench.send().await;
+    assert_eq!(kms.signing().await, suspended());
+    for _ in 0..5 {
+        let enabled = Some(("enabled".to_owned(), None));
+        kms.bench.change(signpost_store::DomainChange { signing: enabled, ..Default::default() }).await;
+        kms.seconds(&kms.bench.engine, 30).await;
+        assert_eq!(kms.signing().await, ("enabled".to_owned(), None));
+    }
+    assert_eq!(kms.told().await, ["signing.suspended"]);
+    kms.bench.advance(SUSPENDED_AGAIN_MS);
+    kms.seconds(&kms.bench.engine, 30).await;
+    assert_eq!(kms.signing().await, suspended());
+}
+
 #[tokio::test]
 async fn a_key_at_fault_suspends_its_domain_once_and_its_mail_goes_when_it_signs_again() {
     for fault in [

@@ -87,7 +87,6 @@ impl ProblemType {
             | Self::MethodNotAllowed
             | Self::NotAcceptable
             | Self::SigningNotEnabled
-            | Self::SigningSuspended
             | Self::RecordsNotReady
             | Self::ClaimContested
             | Self::DomainExists
@@ -105,6 +104,7 @@ impl ProblemType {
             | Self::MessageTooLarge
             | Self::RateLimited
             | Self::Sealed
+            | Self::SigningSuspended
             | Self::KeyUnavailable
             | Self::StoreUnavailable
             | Self::Overloaded

@@ -157,7 +157,7 @@ async fn apply(
     if change.keys.iter().any(|key| key.state.is_some()) {
         follow_keys(conn, domain_id).await?;
     }
-    if change.keys.iter().any(|key| key.state.as_deref() == Some("active")) {
+    if change.needs_another_key {
         forget_wrong_record(conn, tenant, domain_id).await?;
     }
     if let Some(watch) = &change.watch {
@@ -278,9 +278,13 @@ async fn update_key(
         Some((p, at)) => (Some(p), Some(*at)),
         None => (None, None),
     };
-    let updated = sql("UPDATE dkim_keys SET state = COALESCE($4, state), published_p = COALESCE($5, published_p),
-                              published_read_at = COALESCE($6, published_read_at),
-                              published_tried_at = COALESCE($6, published_tried_at),
+    // What was asked of DNS before the latest question that is recorded changes nothing.
+    let updated = sql("UPDATE dkim_keys SET state = COALESCE($4, state),
+                              published_p = CASE WHEN $6 >= COALESCE(published_tried_at, 0) THEN $5 ELSE published_p END,
+                              published_read_at = CASE WHEN $6 >= COALESCE(published_tried_at, 0) THEN $6
+                                                  ELSE published_read_at END,
+                              published_tried_at = CASE WHEN $6 >= COALESCE(published_tried_at, 0) THEN $6
+                                                   ELSE published_tried_at END,
                               sealed = CASE WHEN $7 THEN $8 ELSE sealed END
                        WHERE tenant_id = $1 AND domain_id = $2 AND id = $3")
     .bind(tenant)

@@ -170,6 +170,8 @@ pub struct DomainChange {
     pub policy: Option<SigningPolicyRow>,
     /// What watching knows from now on.
     pub watch: Option<WatchState>,
+    /// From now on mail needs another key than before: what was wrong with the record of that one says nothing any more.
+    pub needs_another_key: bool,
     /// Events.
     pub events: Vec<EventRow>,
     /// Audit rows.
@@ -293,7 +295,8 @@ impl Store {
         name_version(self.readers(), name).await
     }
 
-    /// Which of these names are verified, by any tenant (system read for `authorize`).
+    /// Which of these names are verified, by any tenant (system read for `authorize`); also those whose proof is gone from DNS and that
+    /// nobody else has proven since: nobody speaks for them, the owner of the name above neither.
     pub async fn verified_owners(&self, names: &[String]) -> Result<Vec<OwnedName>, StoreError> {
         if names.is_empty() {
             return Ok(Vec::new());
@@ -301,7 +304,7 @@ impl Store {
         let query = sql_in(
             "SELECT names.name, domains.tenant_id, domains.id FROM names
              JOIN domains ON domains.id = names.owner_domain_id
-             WHERE domains.ownership = 'verified' AND domains.deleted_at IS NULL AND names.name IN",
+             WHERE domains.ownership IN ('verified', 'lost') AND domains.deleted_at IS NULL AND names.name IN",
             names.iter(),
             "",
         );

@@ -47,11 +47,15 @@ impl Store {
         rows.iter().map(key).collect()
     }
 
-    /// Active keys of domains that are suspended with the reason `key_unavailable` (system), by id, those after `after` only.
+    /// The keys that mail needs of domains that are suspended with the reason `key_unavailable` (system), by id, those after `after` only:
+    /// of two active ones the RSA key.
     pub async fn keys_of_suspended_domains(&self, after: Option<&str>, limit: u32) -> Result<Vec<KeyRow>, StoreError> {
         let rows = sql("SELECT dkim_keys.* FROM domains JOIN dkim_keys ON dkim_keys.domain_id = domains.id
                         WHERE domains.signing = 'suspended' AND domains.signing_reason = 'key_unavailable'
                         AND domains.deleted_at IS NULL AND dkim_keys.state = 'active' AND dkim_keys.id > $1
+                        AND (dkim_keys.algorithm <> 'ed25519' OR NOT EXISTS
+                             (SELECT 1 FROM dkim_keys AS other WHERE other.domain_id = domains.id
+                              AND other.state = 'active' AND other.algorithm <> 'ed25519'))
                         ORDER BY dkim_keys.id LIMIT $2")
         .bind(after.unwrap_or(""))
         .bind(i64::from(limit))

@@ -118,21 +118,26 @@ impl Engine {
         Some(self.domain_event(turn.domain, &format!("key.{}", action(step.to)), details))
     }
 
-    /// A domain whose only active key was revoked holds its mail and says so; one that got a key again goes on.
+    /// A domain whose only active key was revoked holds its mail and says so. One whose mail needs another key from now on goes on: it was
+    /// suspended for the former one. (Of two keys that sign, mail needs the RSA key.)
     fn signing_after(&self, turn: &Turn<'_>, steps: &[Step], change: &mut DomainChange) {
         let domain = turn.domain;
-        let activated = steps.iter().any(|step| step.to == states::ACTIVE);
-        let left = |step: &Step| step.from == states::ACTIVE && step.to != states::ACTIVE;
-        let others_sign = turn
-            .keys
-            .iter()
-            .any(|key| key.state == states::ACTIVE && !steps.iter().any(|step| left(step) && step.key_id == key.id));
-        let lost = !others_sign && steps.iter().any(|step| step.from == states::ACTIVE && step.to == states::REVOKED);
-        let wants_a_key = matches!(domain.signing_reason.as_deref(), Some("key_unavailable" | "record_wrong"));
+        let mut after = turn.keys.to_vec();
+        for key in &mut after {
+            if let Some(step) = steps.iter().rev().find(|step| step.key_id == key.id) {
+                key.state = step.to.to_owned();
+            }
+        }
+        let needed = |keys: &[KeyRow]| states::signing_keys(keys).next().map(|key| key.id.clone());
+        let (before, after) = (needed(turn.keys), needed(&after));
+        change.needs_another_key = after.is_some() && after != before;
+        let revoked = |step: &Step| step.from == states::ACTIVE && step.to == states::REVOKED;
+        let lost = after.is_none() && steps.iter().any(revoked);
+        let for_the_former = matches!(domain.signing_reason.as_deref(), Some("key_unavailable" | "record_wrong"));
         let record_wrong = domain.signing_reason.as_deref() == Some("record_wrong");
-        let (action, signing, reason) = if activated && domain.signing == "suspended" && wants_a_key {
+        let (action, signing, reason) = if change.needs_another_key && domain.signing == "suspended" && for_the_former {
             ("resumed", "enabled", None)
-        } else if lost && !activated && (domain.signing == "enabled" || record_wrong) {
+        } else if lost && (domain.signing == "enabled" || record_wrong) {
             ("suspended", "suspended", Some("key_unavailable"))
         } else {
             return;

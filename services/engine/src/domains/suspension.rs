@@ -1,6 +1,6 @@
 //! Domains whose key cannot be used, through no fault of the KMS: they say so, and go on when it can.
 use crate::audit::Actor;
-use crate::domains::states;
+use crate::domains::{states, watch_rules};
 use crate::rows::{DomainRow, KeyRow};
 use crate::{Engine, Error, ids};
 use serde_json::json;
@@ -44,18 +44,22 @@ impl Engine {
         let is_suspended = |domain: &DomainRow| {
             domain.signing == "suspended" && domain.signing_reason.as_deref() == Some(KEY_UNAVAILABLE)
         };
+        let watch = self.inner.store.watch_state(&key.tenant_id, &key.domain_id).await?.unwrap_or_default();
+        // Another reason may have come up meanwhile: it is shown now.
+        let (action, signing, reason) = if watch_rules::is_settled(&watch.record) {
+            ("suspended", "suspended", Some("record_wrong"))
+        } else {
+            ("resumed", "enabled", None)
+        };
         self.change_for_key(key, is_suspended, |domain| {
-            let about = json!({"key": ids::public("key", &key.id), "selector": key.selector, "reason": null});
+            let about = json!({"key": ids::public("key", &key.id), "selector": key.selector, "reason": reason});
+            let details =
+                json!({"before": domain.signing, "after": signing, "reason": reason, "key": ids::public("key", &key.id)});
+            let action_name = format!("signing.{action}");
             DomainChange {
-                signing: Some(("enabled".into(), None)),
-                events: vec![self.domain_event(domain, "domain.signing_resumed", about)],
-                audit: vec![self.audit_by(
-                    Actor::System,
-                    &domain.tenant_id,
-                    "signing.resumed",
-                    &domain.id,
-                    json!({"before": domain.signing, "after": "enabled", "reason": null, "key": ids::public("key", &key.id)}),
-                )],
+                signing: Some((signing.into(), reason.map(str::to_owned))),
+                events: vec![self.domain_event(domain, &format!("domain.signing_{action}"), about)],
+                audit: vec![self.audit_by(Actor::System, &domain.tenant_id, &action_name, &domain.id, details)],
                 ..DomainChange::default()
             }
         })

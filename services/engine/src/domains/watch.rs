@@ -207,8 +207,11 @@ impl Engine {
             tracing::info!(domain = %domain.name, signing, reason, "what a look saw changed whether a domain signs");
         }
         self.forget_ended(keys, &outcome.steps);
-        let store = &self.inner.store;
-        Ok(store.hurry_waiting(&domain.tenant_id, &domain.id, self.now_ms()).await?)
+        let signs_again = outcome.change.signing.as_ref().is_some_and(|(signing, _)| signing == "enabled");
+        if signs_again || outcome.steps.iter().any(|step| step.to == states::ACTIVE) {
+            self.inner.store.hurry_waiting(&domain.tenant_id, &domain.id, self.now_ms()).await?;
+        }
+        Ok(())
     }
 
     async fn outcome(&self, domain: &DomainRow, keys: &[KeyRow], look: &Look<'_>) -> Result<Outcome, Error> {

@@ -271,6 +271,38 @@ async fn first_looks_are_spread_over_the_interval() {
     assert_eq!(quarters.len(), 4, "{times:?}");
 }
 
+/// A second key that begins to sign says nothing of the record that mail needs.
+#[tokio::test]
+async fn an_ed25519_key_that_becomes_active_resumes_nothing_that_the_rsa_record_suspended() {
+    let bench = Bench::start().await;
+    let wish = PolicyChange { dual_signing: Some(true), ..PolicyChange::default() };
+    let ed25519 = bench.keys().await.remove(0);
+    let rsa = bench.further_key_of("rsa-2048").await;
+    bench.change_key(&rsa.id, Some("active"), Some("")).await;
+    bench.change_key(&ed25519.id, Some("retired"), None).await;
+    bench.engine.change_signing_policy(&bench.caller, &bench.domain, &wish).await.unwrap();
+    let wrong = WrongAnswers { looks: 3, since: Some(bench.now()) };
+    let record_wrong = Some(("suspended".to_owned(), Some("record_wrong".to_owned())));
+    let watch = Some(WatchState { record: wrong, ..state(&bench).await });
+    bench.change(DomainChange { signing: record_wrong, watch, ..DomainChange::default() }).await;
+    let second = bench.further_key_of("ed25519").await;
+    let sighting = Sighting {
+        key_id: second.id.clone(),
+        answer: Some((true, second.public_key.clone())),
+        other: false,
+        ttl_ms: None,
+    };
+    bench.engine.step_by_itself(&second, &[sighting], json!({"reason": "test"})).await.unwrap();
+    let active: Vec<_> = bench.keys().await.into_iter().filter(|key| key.state == "active").map(|key| key.id).collect();
+    assert_eq!(active, [rsa.id.clone(), second.id]);
+    assert_eq!(standing(&bench).await, is("verified", "suspended", Some("record_wrong")));
+    assert_eq!(state(&bench).await.record, wrong);
+    // Without the RSA key mail needs the other one, whose record is right.
+    bench.engine.revoke_key(&bench.caller, &rsa.id).await.unwrap();
+    assert_eq!(standing(&bench).await, is("verified", "enabled", None));
+    assert_eq!(state(&bench).await.record, WrongAnswers::default());
+}
+
 /// Mail goes without the Ed25519 signature where its record is wrong, and waits where the RSA key's is.
 #[tokio::test]
 async fn of_two_keys_that_sign_the_record_of_the_rsa_key_decides() {

@@ -41,6 +41,9 @@ impl Engine {
         let Some(row) = self.inner.store.domain(tenant, &from.domain_id).await? else {
             return Err(Error::DomainNotAllowed(speech.from.place));
         };
+        if row.ownership != "verified" {
+            return Err(Error::DomainNotAllowed(speech.from.place));
+        }
         match (row.signing.as_str(), row.signing_reason.as_deref()) {
             ("enabled", _) => Ok(row),
             ("suspended", Some("tenant_suspended")) => Err(Error::TenantSuspended),

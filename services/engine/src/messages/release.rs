@@ -16,6 +16,8 @@ const WAIT_RETRY_MS: i64 = 30 * 1000;
 const AWAY_RETRY_MS: i64 = 2 * 1000;
 /// A waiting message makes us read its key's record again, at most so often per key.
 const REREAD_MS: i64 = 25 * 1000;
+/// One that waits for a change of its domain's state, the longer it waits.
+const SELDOM_MS: i64 = 300 * 1000;
 const RELEASE_BATCH: u32 = 50;
 /// A domain whose key signs slowly keeps a pass for so long; what is left of its messages has its turn in the next one.
 const PASS_SHARE_MS: i64 = 1_000;
@@ -142,17 +144,19 @@ impl Engine {
             }
             change
         };
+        // Whoever changes the state of a domain hurries its mail; until then there is other mail to look at.
+        let seldom = Some(now + (now - message.created_at).clamp(WAIT_RETRY_MS, SELDOM_MS));
         let domain = self.inner.store.domain(&message.tenant_id, &message.domain_id).await?;
         match domain {
             None => return Ok(unsigned("cancelled", Some("the domain was deleted".into()), None)),
             Some(domain) if domain.ownership != "verified" => {
-                return Ok(keep_waiting("held", NOT_PROVEN.into(), None));
+                return Ok(keep_waiting("held", NOT_PROVEN.into(), seldom));
             }
             Some(domain) if domain.signing == "disabled" => {
-                return Ok(keep_waiting("held", DISABLED.into(), None));
+                return Ok(keep_waiting("held", DISABLED.into(), seldom));
             }
             Some(domain) if is_record_wrong(&domain) => {
-                return Ok(keep_waiting("held", RECORD_WRONG.into(), None));
+                return Ok(keep_waiting("held", RECORD_WRONG.into(), seldom));
             }
             Some(_) => {}
         }

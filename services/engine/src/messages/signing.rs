@@ -275,7 +275,7 @@ impl Engine {
             return Err(format!("the record {} was never read from DNS; check the domain", name()));
         };
         if p.is_empty() {
-            return Err(format!("DNS does not serve a usable record at {}", name()));
+            return Err(not_usable(row));
         }
         if read_at + PUBLISHED_GOOD_MS < self.now_ms() {
             return Err(format!("DNS has given no answer for {} for 72 hours", name()));
@@ -299,7 +299,14 @@ impl Engine {
         let is_good =
             |signature: &SignatureRow| keys.iter().any(|key| key.id == signature.key_id && states::still_stands(key));
         if !message.signatures.is_empty() && message.signatures.iter().all(is_good) {
-            return Ok(Readiness::Good);
+            // What is known of its record may change before the domain is suspended for it.
+            let needed = states::signing_keys(&keys).next();
+            let gone = needed.filter(|key| key.published_p.as_deref() == Some(""));
+            let signed_by = |key: &KeyRow| message.signatures.iter().any(|signature| signature.key_id == key.id);
+            return Ok(match gone.filter(|key| signed_by(key)) {
+                Some(key) => Readiness::Wait { status: "held", reason: not_usable(key) },
+                None => Readiness::Good,
+            });
         }
         if domain.signing == "disabled" {
             return Ok(Readiness::Wait { status: "held", reason: DISABLED.into() });
@@ -329,6 +336,10 @@ impl Engine {
             details,
         }
     }
+}
+
+fn not_usable(key: &KeyRow) -> String {
+    format!("DNS does not serve a usable record at {}._domainkey.{}", key.selector, key.domain_name)
 }
 
 /// Events of the same millisecond are listed by id: the ids are dealt out anew so that they follow the given order.
