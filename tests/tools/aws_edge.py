@@ -9,7 +9,7 @@ declares; everything else goes on to the KMS at KMS_PORT, if the credentials tha
 The door for tests, JSON in and out:
 
 - `POST /_test/role` `{"arn", "external_id": "..." | null, "keys": [ARN]}`: who may assume it (null: anybody who is trusted, whatever ExternalId
-  they name), and which keys it may use. Declared again, it is replaced, and its sessions are over.
+  they name; `*` in it as in StringLike), and which keys it may use. Declared again, it is replaced, and its sessions are over.
 - `POST /_test/foreign` `{"keys": [ARN]}`: keys that the service's own credentials may not use.
 - `GET /_test/assumed`: every AssumeRole, `[{"role", "external_id", "session", "allowed", "policy"}]`.
 - `POST /_test/expire`: all sessions are over.
@@ -20,6 +20,7 @@ import json
 import re
 import sys
 import threading
+from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -42,7 +43,9 @@ class World:
         arn, external_id = form.get("RoleArn"), form.get("ExternalId")
         with self.lock:
             role = self.roles.get(arn)
-            allowed = role is not None and role["external_id"] in (None, external_id)
+            allowed = role is not None and (
+                role["external_id"] is None or fnmatchcase(external_id or "", role["external_id"])
+            )
             self.assumed.append(
                 {
                     "role": arn,

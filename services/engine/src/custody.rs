@@ -1,6 +1,6 @@
 //! Which custody holds which key; and the keys that another machine holds, from the limit on them to their end there.
 use crate::audit::Actor;
-use crate::domains::states;
+use crate::domains::{own_key, states};
 use crate::messages::signers::key_parts;
 use crate::rows::{DomainRow, KeyRow};
 use crate::{Engine, Error, FieldError};
@@ -103,7 +103,8 @@ impl Engine {
             return Ok(());
         }
         let keys = self.inner.store.keys(&domain.tenant_id, &domain.id).await?;
-        match keys.iter().filter(|key| is_remote(key) && states::is_listed(&key.state)).count() {
+        let costs_us = |key: &&KeyRow| is_remote(key) && !own_key::is_own(key) && states::is_listed(&key.state);
+        match keys.iter().filter(costs_us).count() {
             0 => self.admit_unproven(&domain.tenant_id).await,
             have if have < KEYS_OF_UNPROVEN => Ok(()),
             _ => Err(too_many_unproven()),

@@ -184,6 +184,15 @@ impl Engine {
         MasterKeyState::Unsealed
     }
 
+    /// True if a key that the database needs, and this process has, is none of these (check values).
+    pub fn needs_other_master_keys(&self, offered: &[Vec<u8>]) -> bool {
+        let keys = self.master_keys();
+        let Some(needed) = &keys.in_use else { return false };
+        let is_offered =
+            |check: &Vec<u8>| keys.known.iter().any(|known| known.key.matches(check) && offered.contains(&known.check));
+        !std::iter::once(&needed.current).chain(&needed.former).all(is_offered)
+    }
+
     fn seal(&self) {
         let mut pepper = self.pepper();
         if pepper.take().is_some() {

@@ -1,7 +1,7 @@
 //! What can go wrong between us and the KMS, and which of it passes.
 use crate::CustodyError;
 use aws_sdk_kms::config::http::HttpResponse;
-use aws_sdk_kms::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use std::time::Duration;
 
 /// One call that gave nothing usable.
@@ -160,7 +160,7 @@ where
             return Err(Fault::Silent("not in time"));
         }
     };
-    tracing::warn!(operation, error = %DisplayErrorContext(&error), "the KMS did not do it");
+    tracing::warn!(operation, error = %causes(&error), "the KMS did not do it");
     Err(match &error {
         SdkError::ServiceError(answer) => match answer.err().code() {
             Some(code) => Fault::Answered(code.to_owned()),
@@ -179,9 +179,43 @@ where
     })
 }
 
+/// The error and what caused it, in words. Never its debug form: that has the answer's octets, which for AssumeRole, Decrypt and
+/// GenerateDataKey hold secrets.
+fn causes<E>(error: &SdkError<E, HttpResponse>) -> String
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let mut text = error.to_string();
+    if let Some(answer) = error.as_service_error() {
+        let meta = answer.meta();
+        text = format!("{} ({})", meta.code().unwrap_or("no code"), meta.message().unwrap_or("no message"));
+    }
+    let mut cause = std::error::Error::source(error);
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_answer_holds_is_not_logged() {
+        use aws_sdk_kms::operation::decrypt::DecryptError;
+        let marker = "Plaintext-that-nobody-may-see";
+        let raw = || HttpResponse::new(500_u16.try_into().unwrap(), marker.into());
+        let unreadable: SdkError<DecryptError, HttpResponse> =
+            SdkError::response_error(Box::<dyn std::error::Error + Send + Sync>::from("no JSON"), raw());
+        let answered = SdkError::service_error(DecryptError::unhandled("odd"), raw());
+        for error in [unreadable, answered] {
+            assert!(format!("{error:?}").contains(marker), "the SDK shows it");
+            let text = causes(&error);
+            assert!(!text.contains(marker) && !text.is_empty(), "{text}");
+        }
+    }
 
     /// Code or fault, and what becomes of it.
     fn kind(error: &CustodyError) -> &'static str {

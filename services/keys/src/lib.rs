@@ -22,7 +22,7 @@ pub use aws_kms::{AwsKmsCustody, DEFAULT_KMS_RATE};
 pub use envelope::{EnvelopeCustody, EnvelopeSettings};
 pub use import::{ImportError, ImportFault, ImportedKey};
 pub use master::{MasterKey, MasterKeyError};
-pub use own_kms::{ExternalIds, OurIdentity, OwnKeyError, OwnKeyFault, OwnKmsCustody};
+pub use own_kms::{ExternalIds, OurIdentity, OwnKeyError, OwnKeyFault, OwnKmsCustody, new_external_id};
 pub use pepper::{open_pepper, seal_pepper};
 pub use random::{Random, SystemRandom};
 pub use sealed::SealedCustody;

@@ -13,9 +13,10 @@ use aws_sdk_kms::types::{KeySpec, KeyUsageType};
 use signpost_dkim::KeyAlgorithm;
 use signpost_dkim::record::PublicKey;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 /// Before the colon of references: `awskms-role:<key ARN> <role ARN>`.
 pub(crate) const SCHEME: &str = "awskms-role";
@@ -25,8 +26,10 @@ const MANAGE_BUDGET: Duration = Duration::from_secs(10);
 const IDENTITY_BUDGET: Duration = Duration::from_secs(3);
 /// All that is asked before a key is taken.
 const ADOPTION_BUDGET: Duration = Duration::from_secs(25);
-/// Of an ExternalId that nobody has.
-const STRANGER_LENGTH: usize = 32;
+/// Symbols of 5 random bits each in an ExternalId.
+const EXTERNAL_ID_SYMBOLS: usize = 40;
+/// After STS did not say who we are it is left alone for so long.
+const IDENTITY_REST: Duration = Duration::from_secs(15);
 
 /// Where the ExternalId of a tenant is kept.
 #[async_trait::async_trait]
@@ -201,6 +204,8 @@ pub struct OwnKmsCustody {
     random: Arc<dyn Random>,
     sessions: Sessions,
     identity: OnceCell<OurIdentity>,
+    /// When STS last did not say.
+    not_told: Mutex<Option<Instant>>,
 }
 
 impl OwnKmsCustody {
@@ -211,11 +216,15 @@ impl OwnKmsCustody {
         random: Arc<dyn Random>,
     ) -> Self {
         let sessions = Sessions::default();
-        Self { ours, sts, external_ids, random, sessions, identity: OnceCell::new() }
+        Self { ours, sts, external_ids, random, sessions, identity: OnceCell::new(), not_told: Mutex::default() }
     }
 
     /// Who we are, asked for once; `None` while STS does not say.
     pub async fn identity(&self) -> Option<OurIdentity> {
+        let rests = |failed: Option<Instant>| failed.is_some_and(|at| at.elapsed() < IDENTITY_REST);
+        if !self.identity.initialized() && rests(*self.not_told.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return None;
+        }
         let asked = self.identity.get_or_try_init(|| async {
             let call = self.sts.get_caller_identity().send();
             let answer = kms_fault::within("GetCallerIdentity", IDENTITY_BUDGET, call).await?;
@@ -224,7 +233,13 @@ impl OwnKmsCustody {
                 _ => Err(Fault::Senseless("it does not say who we are".into())),
             }
         });
-        asked.await.ok().cloned()
+        // Callers wait for one another here; together no longer than one question takes.
+        let told = tokio::time::timeout(IDENTITY_BUDGET, asked).await;
+        let told = told.ok().and_then(Result::ok).cloned();
+        if told.is_none() {
+            *self.not_told.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        told
     }
 
     /// Takes a tenant's key for this binding, after it was proven that it is the tenant's to give: see the head of this module. `named`: the
@@ -273,7 +288,8 @@ impl OwnKmsCustody {
 
     /// A role that lets us in without the ExternalId, or with that of a stranger, would do the same for another tenant.
     async fn refuse_open_role(&self, binding: &KeyBinding, own: &OwnKey) -> Result<(), OwnKeyError> {
-        let stranger = self.stranger();
+        // Made as real ones are: a condition such as StringLike `sp-*` keeps nobody out.
+        let stranger = new_external_id(&*self.random);
         for (external_id, fault) in
             [(None, OwnKeyFault::NoExternalId), (Some(stranger.as_str()), OwnKeyFault::AnyExternalId)]
         {
@@ -301,12 +317,15 @@ impl OwnKmsCustody {
             || reaches(ours.ask_to_sign(&binding.tenant, &own.key, algorithm, &TEST_DIGEST).await)?;
         if reached { Err(OwnKeyFault::Ours.into()) } else { Ok(()) }
     }
+}
 
-    fn stranger(&self) -> String {
-        let mut octets = [0; STRANGER_LENGTH / 2];
-        self.random.fill(&mut octets);
-        octets.iter().map(|octet| format!("{octet:02x}")).collect()
-    }
+/// An ExternalId that nobody has yet: 200 random bits.
+pub fn new_external_id(random: &dyn Random) -> String {
+    const SYMBOLS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut octets = [0; EXTERNAL_ID_SYMBOLS];
+    random.fill(&mut octets);
+    let symbols: String = octets.iter().map(|octet| char::from(SYMBOLS[usize::from(octet & 31)])).collect();
+    format!("sp-{symbols}")
 }
 
 /// Key spec and public half, as the role is told.
@@ -335,7 +354,9 @@ async fn public_half(theirs: &AwsKmsCustody, own: &OwnKey) -> Result<(KeyAlgorit
 /// What AWS answers is the tenant's to mend; what it does not answer is not, nor what passes by itself.
 fn tenant_s(fault: Fault, because: fn(String) -> OwnKeyFault) -> OwnKeyError {
     match fault {
-        Fault::Answered(code) if is_denial(&code) || is_about_the_key(&code) => because(code).into(),
+        Fault::Answered(code) if is_denial(&code) || is_about_the_key(&code) || is_about_the_request(&code) => {
+            because(code).into()
+        }
         other => other.into(),
     }
 }
@@ -355,6 +376,11 @@ fn is_about_the_key(code: &str) -> bool {
         code,
         "DisabledException" | "KMSInvalidStateException" | "InvalidKeyUsageException" | "UnsupportedOperationException"
     )
+}
+
+/// What was named is nothing that AWS knows, or not where we may go.
+fn is_about_the_request(code: &str) -> bool {
+    matches!(code, "ValidationError" | "ValidationException" | "InvalidArnException" | "RegionDisabledException")
 }
 
 fn reaches<T>(result: Result<T, Fault>) -> Result<bool, CustodyError> {
@@ -388,8 +414,12 @@ impl Custody for OwnKmsCustody {
         };
         let session = self.sessions.of(&binding.tenant, &own, open).await?;
         let signed = session.sign_as(binding, key, &own.key, digest).await;
-        if signed.is_err() {
-            self.sessions.doubt(&binding.tenant, &own);
+        match &signed {
+            Err(CustodyError::KeyUnavailable(_) | CustodyError::KeyNotFound(_) | CustodyError::Unavailable(_)) => {
+                self.sessions.doubt(&binding.tenant, &own);
+            }
+            // What says nothing of the session.
+            Err(CustodyError::Transient(_) | CustodyError::Paced(_) | CustodyError::Refused(_)) | Ok(_) => {}
         }
         signed
     }

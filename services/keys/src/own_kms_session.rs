@@ -19,13 +19,19 @@ const BEFORE_ITS_END: Duration = Duration::from_secs(300);
 /// After a failure a session is opened anew, but not one that was opened a moment ago.
 const DOUBTED_AFTER: Duration = Duration::from_secs(5);
 /// Sessions that a tenant may hold; beyond, those of its keys that are not in use at the moment go.
-const PER_TENANT: usize = 20;
+const PER_TENANT: usize = 200;
 /// Of all tenants.
 const IN_ALL: usize = 2_000;
 
 /// By tenant and key: a session of one tenant never serves another, whatever role both name.
 #[derive(Default)]
-pub(crate) struct Sessions(StdMutex<HashMap<(String, OwnKey), Slot>>);
+pub(crate) struct Sessions(StdMutex<HashMap<(String, OwnKey), Used>>);
+
+/// A slot, and when it was last used.
+struct Used {
+    slot: Slot,
+    at: Instant,
+}
 
 type Slot = Arc<Mutex<Option<Session>>>;
 
@@ -104,19 +110,32 @@ impl Sessions {
     fn slot(&self, tenant: &str, own: &OwnKey) -> Slot {
         let place = (tenant.to_owned(), own.clone());
         let mut slots = self.slots();
-        if let Some(slot) = slots.get(&place) {
-            return Arc::clone(slot);
+        let now = Instant::now();
+        if let Some(used) = slots.get_mut(&place) {
+            used.at = now;
+            return Arc::clone(&used.slot);
         }
-        if slots.keys().filter(|(other, _)| other == tenant).count() >= PER_TENANT {
-            slots.retain(|(other, _), slot| other != tenant || Arc::strong_count(slot) > 1);
+        let of_tenant = |other: &(String, OwnKey)| other.0 == tenant;
+        if slots.keys().filter(|other| of_tenant(other)).count() >= PER_TENANT {
+            drop_oldest(&mut slots, of_tenant);
         }
         if slots.len() >= IN_ALL {
-            slots.retain(|_, slot| Arc::strong_count(slot) > 1);
+            drop_oldest(&mut slots, |_| true);
         }
-        Arc::clone(slots.entry(place).or_default())
+        let slot = Slot::default();
+        slots.insert(place, Used { slot: Arc::clone(&slot), at: now });
+        slot
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<(String, OwnKey), Slot>> {
+    fn slots(&self) -> MutexGuard<'_, HashMap<(String, OwnKey), Used>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Of those, the one that was not used for longest. Who signs with it at the moment keeps it for that.
+fn drop_oldest(slots: &mut HashMap<(String, OwnKey), Used>, among: impl Fn(&(String, OwnKey)) -> bool) {
+    let oldest = slots.iter().filter(|(place, _)| among(place)).min_by_key(|(_, used)| used.at);
+    if let Some(place) = oldest.map(|(place, _)| place.clone()) {
+        slots.remove(&place);
     }
 }

@@ -148,6 +148,7 @@ impl Store {
             Box::pin(async move {
                 let mut replaced = 0;
                 for key in keys {
+                    admit_sealed(conn, &key.new).await?;
                     replaced += sql("UPDATE dkim_keys SET sealed = $4
                                      WHERE tenant_id = $1 AND id = $2 AND sealed = $3")
                     .bind(&key.tenant_id)
@@ -169,6 +170,7 @@ impl Store {
         let (kid, old, new) = (kid.to_owned(), old.to_vec(), new.to_vec());
         self.write(move |conn| {
             Box::pin(async move {
+                admit_sealed(conn, &new).await?;
                 let replaced = sql("UPDATE token_keys SET sealed = $3 WHERE kid = $1 AND sealed = $2")
                     .bind(&kid)
                     .bind(&old)

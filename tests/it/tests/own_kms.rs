@@ -154,6 +154,9 @@ fn a_key_or_a_role_that_others_could_use_is_refused() {
 
     scene.edge.role(ROLE, None, &[&theirs]);
     assert!(scene.refused(&theirs, ROLE, "/role_arn").contains("lacks the condition"));
+    // A condition that every tenant of this service meets.
+    scene.edge.role(ROLE, Some("sp-*"), &[&theirs]);
+    scene.refused(&theirs, ROLE, "/role_arn");
     scene.edge.role(ROLE, Some("somebody-else"), &[&theirs]);
     let told = scene.refused(&theirs, ROLE, "/role_arn");
     assert!(told.contains("AccessDenied") && told.contains("/v1/kms-access"), "{told}");

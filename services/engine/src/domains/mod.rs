@@ -3,7 +3,7 @@ mod check;
 pub(crate) mod formats;
 mod import;
 mod key_steps;
-mod own_key;
+pub(crate) mod own_key;
 mod policy;
 mod proof;
 pub(crate) mod publication;

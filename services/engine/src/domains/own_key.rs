@@ -2,7 +2,7 @@
 use super::{DELEGATED, parse_algorithm, records, states};
 use crate::delegation::slots;
 use crate::rows::{DomainRow, KeyRow};
-use crate::{Caller, Engine, Error, FieldError, Scope, ids};
+use crate::{Caller, Engine, Error, FieldError, Scope};
 use async_trait::async_trait;
 use serde_json::json;
 use signpost_dkim::{KeyAlgorithm, SigningDomain};
@@ -10,8 +10,6 @@ use signpost_keys::{CustodyError, CustodyKind, ExternalIds, OurIdentity, OwnKeyE
 use signpost_store::{Store, StoreError};
 use std::sync::Arc;
 
-/// Symbols of 5 bits: 200 random bits.
-const EXTERNAL_ID_LENGTH: usize = 40;
 /// Known keys that are compared at a time.
 const BATCH: u32 = 1_000;
 /// Before the colon of references.
@@ -60,7 +58,7 @@ impl ExternalIds for StoredExternalIds {
 }
 
 /// True if the key is its tenant's, in AWS KMS.
-pub(super) fn is_own(key: &KeyRow) -> bool {
+pub(crate) fn is_own(key: &KeyRow) -> bool {
     key.reference.starts_with(SCHEME)
 }
 
@@ -154,7 +152,7 @@ impl Engine {
         if let Some(known) = self.inner.store.external_id(tenant).await? {
             return Ok(known);
         }
-        let fresh = format!("sp-{}", ids::random_text(self.inner.random.as_ref(), EXTERNAL_ID_LENGTH));
+        let fresh = signpost_keys::new_external_id(self.inner.random.as_ref());
         Ok(self.inner.store.external_id_or_insert(tenant, &fresh, self.now_ms()).await?)
     }
 

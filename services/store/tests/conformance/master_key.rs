@@ -134,6 +134,16 @@ async fn a_change_ends_when_nothing_is_left_and_nothing_comes_after(store: Store
     }
     let refused = store.insert_token_key(&token_key(2, sealed(OLD, b"too late"))).await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    // Nor does one come back by a worker that slept.
+    let slept = Resealed {
+        tenant_id: key.tenant_id.clone(),
+        key_id: key.id.clone(),
+        old: sealed(NEW, b"anew"),
+        new: sealed(OLD, b"slept"),
+    };
+    assert!(matches!(store.replace_sealed(vec![slept]).await, Err(StoreError::Unavailable(_))));
+    let token_slept = store.replace_sealed_token_key(&token.kid, &sealed(NEW, b"t"), &sealed(OLD, b"slept")).await;
+    assert!(matches!(token_slept, Err(StoreError::Unavailable(_))));
     stored(&store, "sealed", sealed(NEW, b"in time")).await.unwrap();
     // Back again.
     store.begin_master_key_change(&change(b"two", b"one", OLD)).await.unwrap();
