@@ -7,12 +7,16 @@ use crate::rows::KeyRow;
 use crate::{Engine, Error};
 use signpost_keys::{MasterKey, open_pepper, seal_pepper};
 use signpost_store::{MasterKeyChange, MasterKeyRows, Resealed, StoreError};
+use std::fmt;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use zeroize::Zeroizing;
 
 /// A key that is neither offered nor needed any more stays known for so long: rows that were read before the end of a change may be
 /// in memory. Longer than any of them is kept.
 const REMEMBERED_MS: i64 = 120_000;
+/// A key that was not among those offered so often in a row is missing: two files are not looked at in one moment, and one of them may be
+/// moved to the place of the other in between.
+const MISSING_AFTER: u32 = 2;
 /// Keys sealed anew in one transaction.
 const BATCH: u32 = 100;
 /// Between two passes over what could not be sealed anew.
@@ -29,6 +33,33 @@ pub enum MasterKeyState {
     FormerMissing,
     /// The store has never seen a master key and none was offered: the caller may make one.
     NeverMade,
+}
+
+/// Needed master keys that this process knows from before, while they are not among those offered to it any more: it goes on, but once it
+/// ends they may be gone. Names in hex, as in [`SealedCounts`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnlyInMemory {
+    /// The key in use.
+    pub in_use: Option<String>,
+    /// The former one, under which something is sealed still.
+    pub former: Option<String>,
+}
+
+impl fmt::Display for OnlyInMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let which = match (&self.in_use, &self.former) {
+            (Some(in_use), Some(former)) => format!("both master keys (in use {in_use}, former {former}) are"),
+            (Some(in_use), None) => format!("the master key in use ({in_use}) is"),
+            (None, Some(former)) => format!("the former master key ({former}), under which keys are still sealed, is"),
+            (None, None) => "no master key is".to_owned(),
+        };
+        write!(
+            f,
+            "{which} known to this process only from memory: no file that SIGNPOST_MASTER_KEY_FILE and SIGNPOST_MASTER_KEY_NEXT_FILE \
+             point to holds it any more. Put its file back, from the backup if need be, and stop no process before: after a restart \
+             nothing that is sealed under it would open"
+        )
+    }
 }
 
 /// Whether a change of the master key was begun.
@@ -68,6 +99,8 @@ pub(crate) struct MasterKeys {
     /// Of the known keys, by check value.
     in_use: Option<Needed>,
     next: Option<Vec<u8>>,
+    /// Told by the last offer.
+    only_in_memory: Option<OnlyInMemory>,
     pass: Pass,
 }
 
@@ -76,6 +109,8 @@ struct Known {
     check: Vec<u8>,
     /// When it was last offered or needed, in ms.
     wanted_at: i64,
+    /// Offers in a row that it was not among.
+    missed: u32,
 }
 
 /// Check values of the keys that the database needs.
@@ -100,11 +135,14 @@ impl MasterKeys {
 
     fn learn(&mut self, offered: Vec<MasterKey>, rows: &MasterKeyRows, now: i64) -> bool {
         let before: Vec<Vec<u8>> = self.known.iter().map(|known| known.check.clone()).collect();
+        for known in &mut self.known {
+            known.missed = known.missed.saturating_add(1);
+        }
         for key in offered {
             let check = key.check_value();
             match self.known.iter_mut().find(|known| known.check == check) {
-                Some(known) => known.wanted_at = now,
-                None => self.known.push(Known { key: Arc::new(key), check, wanted_at: now }),
+                Some(known) => (known.wanted_at, known.missed) = (now, 0),
+                None => self.known.push(Known { key: Arc::new(key), check, wanted_at: now, missed: 0 }),
             }
         }
         for known in &mut self.known {
@@ -114,6 +152,16 @@ impl MasterKeys {
         }
         self.known.retain(|known| now - known.wanted_at < REMEMBERED_MS);
         !self.known.iter().map(|known| &known.check).eq(&before)
+    }
+
+    fn find_only_in_memory(&self) -> Option<OnlyInMemory> {
+        let needed = self.in_use.as_ref()?;
+        let missing = |check: &Vec<u8>| {
+            let known = self.known.iter().find(|known| known.key.matches(check))?;
+            (known.missed >= MISSING_AFTER).then(|| known.key.name_in_hex())
+        };
+        let found = OnlyInMemory { in_use: missing(&needed.current), former: needed.former.as_ref().and_then(missing) };
+        (found.in_use.is_some() || found.former.is_some()).then_some(found)
     }
 
     /// The key in use and the former one, while a change is under way.
@@ -132,7 +180,8 @@ impl Engine {
 
     /// DESIGN "Master key": holds the offered keys, and those known already, against what the store says is needed, and unseals if all of
     /// that is known; else it seals. A store that has never seen a key adopts `offered`, never `next`. Nothing is ever written over.
-    /// To be called every few seconds: it is how a process hears of a change. Errors: `StoreUnavailable`, `Internal`.
+    /// To be called every few seconds: it is how a process hears of a change, and how [`Self::keys_only_in_memory`] notices that a file is
+    /// gone. Errors: `StoreUnavailable`, `Internal`.
     pub async fn offer_master_keys(
         &self,
         offered: Option<MasterKey>,
@@ -151,7 +200,13 @@ impl Engine {
             keys.in_use = None;
             self.seal();
         }
+        keys.only_in_memory = keys.find_only_in_memory();
         Ok(state)
+    }
+
+    /// The needed master keys that the last two offers lacked, if any. An unsealed process goes on with them until it ends.
+    pub fn keys_only_in_memory(&self) -> Option<OnlyInMemory> {
+        self.master_keys().only_in_memory.clone()
     }
 
     fn hold_against(&self, keys: &mut MasterKeys, rows: &MasterKeyRows, learned: bool) -> MasterKeyState {
@@ -182,15 +237,6 @@ impl Engine {
         keys.in_use = Some(needed);
         keys.pass = Pass::default();
         MasterKeyState::Unsealed
-    }
-
-    /// True if a key that the database needs, and this process has, is none of these (check values).
-    pub fn needs_other_master_keys(&self, offered: &[Vec<u8>]) -> bool {
-        let keys = self.master_keys();
-        let Some(needed) = &keys.in_use else { return false };
-        let is_offered =
-            |check: &Vec<u8>| keys.known.iter().any(|known| known.key.matches(check) && offered.contains(&known.check));
-        !std::iter::once(&needed.current).chain(&needed.former).all(is_offered)
     }
 
     fn seal(&self) {
@@ -280,8 +326,8 @@ impl Engine {
         self.reseal_token_keys().await?;
         if store.end_master_key_change(&former_check, former.name()).await? {
             tracing::info!(
-                in_use = hex(&current.name()),
-                former = hex(&former.name()),
+                in_use = current.name_in_hex(),
+                former = former.name_in_hex(),
                 "everything is sealed under the master key in use; once its file is where SIGNPOST_MASTER_KEY_FILE of every \
                  process points, the former one is needed no more"
             );

@@ -1,5 +1,5 @@
 //! A change of the master key through the engine, with other processes as further engines on the same store.
-use super::{ChangeBegun, PASS_PAUSE_MS, SealedCounts};
+use super::{ChangeBegun, OnlyInMemory, PASS_PAUSE_MS, SealedCounts};
 use crate::messages::bench::{Bench, Idle};
 use crate::{Caller, Engine, Error, MasterKeyState};
 use signpost_keys::{MasterKey, SystemRandom};
@@ -159,4 +159,71 @@ async fn a_process_that_did_not_hear_of_the_end_stores_nothing_under_the_former_
     assert_eq!(offer(&deaf, Some(&old), None).await, MasterKeyState::Sealed);
     assert!(matches!(deaf.create_domain_key(&bench.caller, &bench.domain, &new_key).await, Err(Error::Sealed)));
     assert_eq!(counts(&bench.engine).await.1, 0);
+}
+
+#[tokio::test]
+async fn a_worker_that_slept_through_a_change_there_and_back_loses_no_key() {
+    let bench = Bench::start().await;
+    let (old, new) = (bench.master_key(), text());
+    let sleeper = bench.sealed();
+    let mut sleeps = false;
+    for (from, to) in [(&old, &new), (&new, &old)] {
+        offer(&bench.engine, Some(from), Some(to)).await;
+        bench.engine.begin_master_key_change().await.unwrap();
+        offer(&bench.engine, Some(from), Some(to)).await;
+        if !std::mem::replace(&mut sleeps, true) {
+            offer(&sleeper, Some(from), Some(to)).await;
+        }
+        for _ in 0..2 {
+            bench.engine.reseal().await.unwrap();
+        }
+        assert_eq!(counts(&bench.engine).await.1, 0);
+    }
+    let moved = sleeper.reseal().await;
+    assert!(matches!(moved, Err(Error::StoreUnavailable)), "{moved:?}");
+    assert_eq!(counts(&bench.engine).await, (1, 0, 0));
+    assert_eq!(offer(&sleeper, Some(&old), Some(&new)).await, MasterKeyState::Unsealed);
+    sleeper.reseal().await.unwrap();
+    assert!(signs(&bench, &sleeper).await);
+}
+
+#[tokio::test]
+async fn a_needed_key_that_is_offered_no_more_is_told_of_while_it_is_known_still() {
+    let bench = Bench::start().await;
+    let (old, new) = (bench.master_key(), text());
+    let name = |text: &str| key(text).map(|key| key.name_in_hex());
+    let gone = |in_use: Option<&str>, former: Option<&str>| {
+        let named = |text: Option<&str>| text.and_then(name);
+        Some(OnlyInMemory { in_use: named(in_use), former: named(former) })
+    };
+    let engine = &bench.engine;
+    let told = async |current: Option<&str>, next: Option<&str>| {
+        assert_eq!(offer(engine, current, next).await, MasterKeyState::Unsealed);
+        let first = engine.readiness().await.unwrap();
+        assert_eq!(offer(engine, current, next).await, MasterKeyState::Unsealed);
+        (first, engine.readiness().await.unwrap())
+    };
+    let (old, new) = (Some(old.as_str()), Some(new.as_str()));
+    assert_eq!(told(old, new).await, (None, None));
+    assert_eq!(told(None, None).await, (None, gone(old, None)), "once is a file that is being moved");
+    assert_eq!(told(new, old).await, (None, None), "which file holds it does not matter");
+    assert_eq!(told(old, new).await, (None, None));
+    assert_eq!(engine.begin_master_key_change().await.unwrap(), ChangeBegun::Begun);
+    assert_eq!(told(old, new).await, (None, None));
+    assert_eq!(told(new, None).await, (None, gone(None, old)));
+    assert_eq!(told(old, None).await.1, gone(new, None));
+    assert_eq!(told(None, None).await, (gone(new, None), gone(new, old)));
+    assert_eq!(told(old, new).await, (None, None));
+    for _ in 0..2 {
+        engine.reseal().await.unwrap();
+    }
+    assert_eq!(told(old, None).await, (None, gone(new, None)), "the wrong one of both was kept");
+    bench.advance(super::REMEMBERED_MS);
+    assert_eq!(told(old, None).await, (gone(new, None), gone(new, None)), "a needed key is not forgotten");
+    assert_eq!(told(new, None).await, (None, None), "the former one is needed no more");
+    let sealed = bench.sealed();
+    for _ in 0..3 {
+        assert_eq!(offer(&sealed, old, None).await, MasterKeyState::Sealed);
+        assert_eq!(sealed.keys_only_in_memory(), None, "it never knew it");
+    }
 }

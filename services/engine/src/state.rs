@@ -3,7 +3,7 @@ use crate::custody::KmsAccess;
 use crate::delegation::Delegation;
 use crate::delivery::DeliverySettings;
 use crate::kept::{Kept, Reading};
-use crate::master_key::MasterKeys;
+use crate::master_key::{MasterKeys, OnlyInMemory};
 use crate::messages::left_out::LeftOut;
 use crate::messages::signers::Authority;
 use crate::outages::Outages;
@@ -124,10 +124,10 @@ impl Engine {
         self.inner.pepper.read().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
-    /// /readyz: `Ok`, `Sealed`, or `StoreUnavailable`.
-    pub async fn readiness(&self) -> Result<(), Error> {
+    /// /readyz: `Ok`, with what would be missing after a restart; `Sealed`, or `StoreUnavailable`.
+    pub async fn readiness(&self) -> Result<Option<OnlyInMemory>, Error> {
         self.inner.store.ping().await?;
-        if self.is_sealed() { Err(Error::Sealed) } else { Ok(()) }
+        if self.is_sealed() { Err(Error::Sealed) } else { Ok(self.keys_only_in_memory()) }
     }
 
     /// The operator's settings.

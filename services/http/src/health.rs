@@ -13,6 +13,10 @@ use utoipa::{IntoResponses, ToSchema};
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Health {
     status: HealthStatus,
+    /// What works now and would not after a restart, and how to mend it. Absent if there is no such thing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    detail: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -36,16 +40,17 @@ impl IntoResponses for ReadyProblems {
 #[utoipa::path(get, path = "/livez", operation_id = "livez", tag = "Service", security(()),
     responses((status = 200, description = "Alive.", body = Health)))]
 pub(crate) async fn livez() -> Json<Health> {
-    Json(Health { status: HealthStatus::Ok })
+    Json(Health { status: HealthStatus::Ok, detail: None })
 }
 
 /// Can it work now
 ///
 /// 200 says that the database answers a read and that the master key is the right one; no write is tried. 503 `sealed` while the
-/// master key is absent or wrong, 503 `store-unavailable` while the database does not answer.
+/// master key is absent or wrong, 503 `store-unavailable` while the database does not answer. With 200, `detail` tells of a master key
+/// that this process still knows and whose file is gone: put the file back before the process ends.
 #[utoipa::path(get, path = "/readyz", operation_id = "readyz", tag = "Service", security(()),
     responses((status = 200, description = "Ready.", body = Health), ReadyProblems))]
 pub(crate) async fn readyz(State(state): State<ApiState>) -> Result<Json<Health>, Problem> {
-    state.engine.readiness().await?;
-    Ok(Json(Health { status: HealthStatus::Ok }))
+    let only_in_memory = state.engine.readiness().await?;
+    Ok(Json(Health { status: HealthStatus::Ok, detail: only_in_memory.map(|keys| keys.to_string()) }))
 }

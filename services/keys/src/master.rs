@@ -71,6 +71,11 @@ impl MasterKey {
         name
     }
 
+    /// [`Self::name`] in hex, as logs and `signpost master-key status` show it.
+    pub fn name_in_hex(&self) -> String {
+        self.name().iter().fold(String::new(), |text, octet| format!("{text}{octet:02x}"))
+    }
+
     /// The secret that API keys are authenticated with in an installation whose master key was never rotated. At the first rotation it
     /// is sealed ([`crate::seal_pepper`]), and from then on belongs to no master key.
     pub fn first_pepper(&self) -> Zeroizing<[u8; LENGTH]> {

@@ -1,29 +1,28 @@
 //! Looks at the master-key files and at what the database needs, so that the right key, and a change of it, need no restart.
 use crate::master_key::{self, KeyFiles, former_missing};
+use signpost_engine::master_key::OnlyInMemory;
 use signpost_engine::{Engine, MasterKeyState};
 use signpost_keys::MasterKey;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+/// A fault that costs all keys at the next restart is said again so often.
+const SAID_AGAIN_AFTER_S: i64 = 600;
 
 /// Files that are read again and again.
 pub(crate) struct KeyWatch {
     files: KeyFiles,
-    /// Check value of the next key that the log told of.
-    told: Mutex<Option<Vec<u8>>>,
+    /// Name of the next key that the log told of.
+    told: Mutex<Option<String>>,
+    missing: Mutex<Missing>,
     /// What was wrong with a file when it was last read; said once.
     faults: Mutex<HashMap<PathBuf, String>>,
-    /// Looks since a key that is needed was in no file.
-    missing: AtomicU32,
 }
-
-/// Looks after which that is said again: ten minutes.
-const SAID_AGAIN: u32 = 300;
 
 impl KeyWatch {
     pub(crate) fn new(files: KeyFiles) -> Self {
-        Self { files, told: Mutex::default(), faults: Mutex::default(), missing: AtomicU32::new(0) }
+        Self { files, told: Mutex::default(), missing: Mutex::default(), faults: Mutex::default() }
     }
 
     /// Offers what the files hold. Never makes one. A file that cannot be read is as one that is absent: a process that has its keys
@@ -31,16 +30,14 @@ impl KeyWatch {
     pub(crate) async fn look(&self, engine: &Engine) {
         let was_sealed = engine.is_sealed();
         let (current, next) = (self.read(&self.files.current), self.read(&self.files.next));
-        let offered_next = next.as_ref().map(MasterKey::check_value);
-        let offered: Vec<Vec<u8>> =
-            current.as_ref().map(MasterKey::check_value).into_iter().chain(offered_next.clone()).collect();
+        let offered_next = next.as_ref().map(MasterKey::name_in_hex);
         match engine.offer_master_keys(current, next).await {
             Ok(MasterKeyState::Unsealed) => {
                 if was_sealed {
                     tracing::info!("unsealed: the right master key is there");
                 }
                 self.tell_of_next(offered_next);
-                self.tell_of_missing(engine.needs_other_master_keys(&offered));
+                self.tell_of_missing(engine);
             }
             Ok(MasterKeyState::Sealed) if !was_sealed => {
                 tracing::error!(
@@ -74,29 +71,79 @@ impl KeyWatch {
         }
     }
 
-    /// A process that has its keys goes on; the next start would find none.
-    fn tell_of_missing(&self, missing: bool) {
-        if !missing {
-            if self.missing.swap(0, Ordering::SeqCst) > 0 {
-                tracing::info!("the master key that is needed is in its file again");
-            }
-        } else if self.missing.fetch_add(1, Ordering::SeqCst) % SAID_AGAIN == 0 {
-            tracing::error!(
-                current = %self.files.current.display(),
-                next = %self.files.next.display(),
-                "a master key that is needed is in neither file any more: this process still has it, and loses it when it ends; put it \
-                 back from its backup before that"
-            );
-        }
-    }
-
-    fn tell_of_next(&self, offered: Option<Vec<u8>>) {
+    fn tell_of_next(&self, offered: Option<String>) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if *told != offered {
-            if offered.is_some() {
-                tracing::info!(file = %self.files.next.display(), "the next master key is known to this process");
+            if let Some(name) = &offered {
+                tracing::info!(name, file = %self.files.next.display(), "the next master key is known to this process");
             }
             *told = offered;
+        }
+    }
+    fn tell_of_missing(&self, engine: &Engine) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (file, next_file) = (self.files.current.display(), self.files.next.display());
+        match missing.look(engine.keys_only_in_memory(), engine.now_s()) {
+            Say::Nothing => {}
+            Say::Missing(keys) => tracing::error!(%file, %next_file, "{keys}"),
+            Say::Mended => tracing::info!(%file, %next_file, "the files hold every master key that is needed again"),
+        }
+    }
+}
+
+/// What the log told of keys whose file is gone.
+#[derive(Default)]
+struct Missing {
+    /// What was missing, and when that was said, in s.
+    told: Option<(OnlyInMemory, i64)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Say {
+    Nothing,
+    Missing(OnlyInMemory),
+    Mended,
+}
+
+impl Missing {
+    fn look(&mut self, found: Option<OnlyInMemory>, now: i64) -> Say {
+        match (found, &self.told) {
+            (None, None) => Say::Nothing,
+            (None, Some(_)) => {
+                self.told = None;
+                Say::Mended
+            }
+            (Some(keys), Some((told, at))) if keys == *told && now - at < SAID_AGAIN_AFTER_S => Say::Nothing,
+            (Some(keys), _) => {
+                self.told = Some((keys.clone(), now));
+                Say::Missing(keys)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_whose_file_is_gone_is_told_of_at_once_then_every_ten_minutes_and_when_it_is_back() {
+        let gone = |name: &str| OnlyInMemory { in_use: Some(name.to_owned()), former: None };
+        let mut missing = Missing::default();
+        let looks = [
+            (0, None, Say::Nothing),
+            (2, Some("a"), Say::Missing(gone("a"))),
+            (4, Some("a"), Say::Nothing),
+            (601, Some("a"), Say::Nothing),
+            (602, Some("a"), Say::Missing(gone("a"))),
+            (604, Some("a"), Say::Nothing),
+            (606, Some("b"), Say::Missing(gone("b"))),
+            (608, None, Say::Mended),
+            (610, None, Say::Nothing),
+            (612, Some("b"), Say::Missing(gone("b"))),
+        ];
+        for (now, found, said) in looks {
+            assert_eq!(missing.look(found.map(gone), now), said, "at {now} s");
         }
     }
 }

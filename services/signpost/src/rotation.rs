@@ -65,8 +65,25 @@ async fn status(json: bool, args: &StoreArgs) -> Outcome<()> {
     let store = open_store(args, false).await?;
     let engine = offline_engine(store.clone())?;
     unseal(&engine, &args.master_key_files()).await?;
-    let counts = engine.sealed_counts().await?;
+    let mut counts = engine.sealed_counts().await?;
+    if counts.under_others > 0 {
+        // A change may have begun between the look at what is needed and the count.
+        unseal(&engine, &args.master_key_files()).await?;
+        counts = engine.sealed_counts().await?;
+    }
     store.close().await;
+    show(&counts, json)?;
+    match counts.under_others {
+        0 => Ok(()),
+        lost => Err(format!(
+            "{lost} keys are sealed under a master key that no change knows: they do not open. Restore their rows from a backup of the \
+             database, or change to that master key if you have it (docs/master-key.md); else revoke these keys"
+        )
+        .into()),
+    }
+}
+
+fn show(counts: &SealedCounts, json: bool) -> Outcome<()> {
     if json {
         let SealedCounts { in_use, former, next, under_in_use, under_former, under_others } = counts;
         let text = serde_json::json!({
@@ -75,7 +92,7 @@ async fn status(json: bool, args: &StoreArgs) -> Outcome<()> {
         });
         return print(&text.to_string());
     }
-    print(&describe(&counts))
+    print(&describe(counts))
 }
 
 /// For people. A name is what sealed octets begin with, in hex.
@@ -102,7 +119,12 @@ async fn unseal(engine: &Engine, files: &KeyFiles) -> Outcome<()> {
     let refused = match engine.offer_master_keys(current, next).await? {
         MasterKeyState::Unsealed => return Ok(()),
         MasterKeyState::Sealed => {
-            format!("sealed: {} does not hold the master key of this database", files.current.display())
+            format!(
+                "sealed: neither {} nor {} holds the master key of this database. Put its file back, from the backup if need be. A \
+                 process that is running may know it still (its /readyz says so): stop none before",
+                files.current.display(),
+                files.next.display()
+            )
         }
         MasterKeyState::FormerMissing => former_missing(files),
         MasterKeyState::NeverMade => "this database has never seen a master key".to_owned(),

@@ -52,6 +52,24 @@ fn wait_until_moved(app: &App) {
     });
 }
 
+/// What `status` prints, and says is wrong.
+fn failed_status(app: &App) -> (Value, String) {
+    let output = app.cli(&["master-key", "status", "--json"]);
+    assert!(!output.status.success());
+    (
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+/// Waits for a 200 whose detail fits.
+fn wait_for_detail(app: &App, what: &str, fits: impl Fn(Option<&str>) -> bool) {
+    wait_for(what, DEADLINE, || {
+        let health = app.api().get("/readyz").expect(200).json();
+        fits(health["detail"].as_str()).then_some(())
+    });
+}
+
 /// Mail goes on the whole time; every process dies while keys are being sealed anew, and again once only the new key is there.
 fn change_and_die(site: &mut Site, ledger: &Ledger, dice: &mut Dice) {
     let api = site.apis().remove(0);
@@ -158,4 +176,65 @@ fn with_one_of_both_keys_missing_it_is_sealed_and_afterwards_the_new_one_is_enou
     write_private(&file, &old);
     world.app.start_until(503);
     world.app.api().get("/readyz").problem(503, "sealed");
+}
+
+#[test]
+fn a_needed_key_that_no_file_holds_any_more_is_told_of_while_a_process_still_has_it() {
+    let world = World::start();
+    let domain = world.enabled_domain("example.test", "ed25519");
+    let (file, next) = (world.app.master_key_file(), next_file(&world.app));
+    let new = fresh_key(&world.app);
+    write_private(&next, &new);
+    let name = status(&world.app)["next"].as_str().unwrap().to_owned();
+    let told = || {
+        let log = world.app.log();
+        log.lines().any(|line| line.contains("the next master key is known") && line.contains(&name)).then_some(())
+    };
+    wait_for("the log names the next key as `status` does", DEADLINE, told);
+    rotate(&world.app);
+    wait_until_moved(&world.app);
+    assert!(!world.app.log().contains("only from memory"), "nothing is missing yet");
+
+    // Taken away instead of moved.
+    std::fs::remove_file(&next).unwrap();
+    let names = |detail: Option<&str>| {
+        detail.is_some_and(|detail| detail.contains(&name) && detail.contains("Put its file back"))
+    };
+    wait_for_detail(&world.app, "/readyz tells of the missing key", names);
+    let told = || world.app.log().lines().any(|line| line.contains("ERROR") && line.contains(&name)).then_some(());
+    wait_for("the log tells of it", DEADLINE, told);
+    let (_, why) = failed_status(&world.app);
+    assert!(why.contains(&next.display().to_string()) && why.contains("stop none before"), "{why}");
+    let id = world.send_to(&domain, "bob@receiver.test");
+    world.tenant.api.message_with_status(&id, "delivered");
+    assert_eq!(world.app.log().matches("only from memory").count(), 1, "not at every look");
+
+    write_private(&file, &new);
+    wait_for_detail(&world.app, "/readyz has nothing to tell", |detail| detail.is_none());
+    let mended = || world.app.log().contains("hold every master key that is needed again").then_some(());
+    wait_for("the log tells that it is mended", DEADLINE, mended);
+    status(&world.app);
+}
+
+#[test]
+fn keys_under_a_master_key_that_no_change_knows_make_status_fail() {
+    let mut world = World::start();
+    world.enabled_domain("example.test", "ed25519");
+    assert_eq!(status(&world.app)["sealed_under"], json!({"in_use": 1, "former": 0, "others": 0}));
+    world.app.stop();
+    let script = r"
+import glob, os, sqlite3, sys
+files = [p for p in glob.glob(sys.argv[1] + '/**', recursive=True) if os.path.isfile(p)]
+path = [p for p in files if open(p, 'rb').read(15) == b'SQLite format 3'][0]
+db = sqlite3.connect(path)
+for (rowid, octets) in db.execute('select rowid, sealed from dkim_keys').fetchall():
+    db.execute('update dkim_keys set sealed = ? where rowid = ?', (bytes(range(8)) + octets[8:], rowid))
+db.commit()
+";
+    let spoilt =
+        std::process::Command::new("python3").args(["-c", script]).arg(world.app.data_folder()).output().unwrap();
+    assert!(spoilt.status.success(), "{}", String::from_utf8_lossy(&spoilt.stderr));
+    let (printed, why) = failed_status(&world.app);
+    assert_eq!(printed["sealed_under"], json!({"in_use": 0, "former": 0, "others": 1}));
+    assert!(why.contains("1 keys are sealed under a master key that no change knows"), "{why}");
 }

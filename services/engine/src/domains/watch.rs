@@ -60,6 +60,7 @@ impl Engine {
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut looks = FuturesUnordered::new();
         let mut busy: HashMap<String, usize> = HashMap::new();
+        let mut candidates = Vec::new();
         let (mut done, mut idle, mut failure) = (0, false, None);
         loop {
             let may_begin = !idle && failure.is_none() && looks.len() < AT_A_TIME;
@@ -72,7 +73,7 @@ impl Engine {
                     });
                     idle = false;
                 }
-                _ = pace.tick(), if may_begin => match self.claim_next_look(&busy).await {
+                _ = pace.tick(), if may_begin => match self.claim_next_look(&busy, &mut candidates).await {
                     Ok(Some((due, until))) => {
                         *busy.entry(due.tenant_id.clone()).or_default() += 1;
                         looks.push(self.look_at(due, until));
@@ -100,17 +101,26 @@ impl Engine {
         }
     }
 
-    /// The look that is due and whose tenant has the fewest under way, and until when it is claimed.
-    async fn claim_next_look(&self, busy: &HashMap<String, usize>) -> Result<Option<(DueLook, i64)>, Error> {
+    /// The look that is due and whose tenant has the fewest under way, and until when it is claimed. `candidates` are what the store named
+    /// last; it is asked again once none of them can be taken, since it ranks all that is due for it.
+    async fn claim_next_look(
+        &self,
+        busy: &HashMap<String, usize>,
+        candidates: &mut Vec<DueLook>,
+    ) -> Result<Option<(DueLook, i64)>, Error> {
         let now = self.now_ms();
         let under_way = |due: &DueLook| busy.get(&due.tenant_id).copied().unwrap_or(0);
-        let mut due = self.inner.store.due_looks(now, OF_ONE_TENANT, CHOICE).await?;
-        due.retain(|due| under_way(due) < OF_ONE_TENANT as usize);
-        due.sort_by_key(|due| (under_way(due), due.at));
-        for due in due {
-            let until = now + CLAIM_MS;
-            if self.inner.store.claim_look(&due, until).await? {
-                return Ok(Some((due, until)));
+        for asks in [false, true] {
+            if asks {
+                *candidates = self.inner.store.due_looks(now, OF_ONE_TENANT, CHOICE).await?;
+            }
+            // The best is the last.
+            candidates.sort_by_key(|due| std::cmp::Reverse((under_way(due), due.at)));
+            while let Some(due) = candidates.pop_if(|due| under_way(due) < OF_ONE_TENANT as usize) {
+                let until = now + CLAIM_MS;
+                if self.inner.store.claim_look(&due, until).await? {
+                    return Ok(Some((due, until)));
+                }
             }
         }
         Ok(None)

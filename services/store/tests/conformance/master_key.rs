@@ -150,6 +150,38 @@ async fn a_change_ends_when_nothing_is_left_and_nothing_comes_after(store: Store
     stored(&store, "sealed", sealed(OLD, b"good again")).await.unwrap();
 }
 
+async fn a_worker_that_slept_through_a_change_seals_nothing_under_a_key_taken_out_of_use(store: Store) {
+    store.first_master_key(b"one").await.unwrap();
+    // There and back: what the sleeper would move is under the key in use now, and its target is retired.
+    store.begin_master_key_change(&change(b"one", b"two", NEW)).await.unwrap();
+    assert!(store.end_master_key_change(b"one", OLD).await.unwrap());
+    store.begin_master_key_change(&change(b"two", b"one", OLD)).await.unwrap();
+    assert!(store.end_master_key_change(b"two", NEW).await.unwrap());
+    let mut keys = Vec::new();
+    for n in 0..2 {
+        keys.push(stored(&store, "sealed", sealed(OLD, &[n])).await.unwrap());
+    }
+    let token = token_key(1, sealed(OLD, b"t"));
+    store.insert_token_key(&token).await.unwrap();
+
+    let anew = |key: &KeyRow, name: [u8; 8]| Resealed {
+        tenant_id: key.tenant_id.clone(),
+        key_id: key.id.clone(),
+        old: key.sealed.clone(),
+        new: sealed(name, b"anew"),
+    };
+    for batch in [vec![anew(&keys[0], NEW)], vec![anew(&keys[0], OLD), anew(&keys[1], NEW)]] {
+        let refused = store.replace_sealed(batch).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    }
+    let refused = store.replace_sealed_token_key(&token.kid, &token.sealed, &sealed(NEW, b"t")).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    let still = store.key(&keys[0].tenant_id, &keys[0].id).await.unwrap().unwrap();
+    assert_eq!(still.sealed, keys[0].sealed, "a batch is replaced whole or not at all");
+    assert_eq!(store.sealed_under().await.unwrap(), [SealedUnder { name: OLD.to_vec(), keys: 3 }]);
+    assert_eq!(store.replace_sealed(vec![anew(&keys[0], OLD)]).await.unwrap(), 1);
+}
+
 async fn what_is_being_stored_while_a_change_ends_is_moved_or_refused(store: Store) {
     store.first_master_key(b"one").await.unwrap();
     store.begin_master_key_change(&change(b"one", b"two", NEW)).await.unwrap();
@@ -192,5 +224,6 @@ crate::on_every_database!(
     of_racing_changes_one_begins,
     what_is_sealed_is_found_by_its_master_key_and_replaced_if_unchanged,
     a_change_ends_when_nothing_is_left_and_nothing_comes_after,
+    a_worker_that_slept_through_a_change_seals_nothing_under_a_key_taken_out_of_use,
     what_is_being_stored_while_a_change_ends_is_moved_or_refused,
 );
