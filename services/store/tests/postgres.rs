@@ -411,3 +411,15 @@ async fn a_worker_hears_of_what_other_processes_accept() {
     }
     worker.close().await;
 }
+
+/// The conditions are those of `keys_sealed_under` and `end_master_key_change`. An empty table is read as a whole unless that is made dear.
+#[tokio::test]
+async fn what_is_left_of_a_change_of_the_master_key_is_found_by_an_index() {
+    let fresh = Fresh::postgres().await;
+    let keys = "FROM dkim_keys WHERE custody IN ('sealed', 'imported') AND length(sealed) > 0
+                AND substr(sealed, 1, 8) = 'oldoldol'::bytea";
+    for rest in [format!("SELECT 1 {keys} LIMIT 1"), format!("SELECT * {keys} AND id > '' ORDER BY id LIMIT 100")] {
+        let plan = server().sql(&fresh.url, &format!("SET enable_seqscan = off; EXPLAIN {rest}"));
+        assert!(plan.contains("dkim_keys_master_key") && plan.contains("Index Cond"), "{plan}");
+    }
+}
