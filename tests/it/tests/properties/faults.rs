@@ -87,13 +87,12 @@ impl Fault {
             | Self::DkimPyVerticalSpace
             | Self::MailAuthSpaceBeforeColon
             | Self::MailAuthFormFeed
+            // One more field of that name takes the place of the one that it does not see.
+            | Self::MailAuthUnterminatedField
             | Self::RspamdFormFeed
             | Self::OpenDkimSpaceAfterColon
             | Self::OpenDkimVerticalSpace => true,
-            Self::DkimPyUnterminatedLine
-            | Self::MailAuthBlankLines
-            | Self::MailAuthUnterminatedField
-            | Self::RspamdBlankBody => false,
+            Self::DkimPyUnterminatedLine | Self::MailAuthBlankLines | Self::RspamdBlankBody => false,
         }
     }
 
