@@ -33,6 +33,8 @@ pub struct Death {
     pub helo: String,
     /// Recipients that some worker was sending to then, from outside: the database, right after the death.
     pub sending: BTreeSet<String>,
+    /// It stood still and goes on, with the same EHLO name: what was taken from it may come to it again, under its next lease.
+    pub goes_on: bool,
 }
 
 /// Everything that was posted.
@@ -117,7 +119,7 @@ impl Ledger {
     /// - `changed`: a copy with another body than was posted, or two copies that differ
     /// - `doubled`: one post became two messages
     /// - `repeated`: a copy more than the deaths explain: a copy may be followed by another one only if its sender died while
-    ///   it was sending to that recipient, and one sender sends one copy
+    ///   it was sending to that recipient, and one sender sends one copy (one that stood still, one more for each time)
     /// - whatever `trouble` was told
     pub fn faults(&self, arrivals: &[Arrival], deaths: &[Death], domains: &[Domain]) -> Vec<String> {
         let posted = self.posted();
@@ -163,8 +165,12 @@ fn repeated(address: &str, copies: &[&Arrival], deaths: &[Death]) -> Option<Stri
     let senders: BTreeSet<&str> = copies.iter().map(|copy| copy.helo.as_str()).collect();
     let died = |helo: &str| deaths.iter().any(|death| death.helo == helo && death.sending.contains(address));
     let survivors = senders.iter().filter(|helo| !died(helo)).count();
-    let explained = senders.len() == copies.len() && survivors <= 1;
+    let may_send = |helo: &str| {
+        1 + deaths.iter().filter(|death| death.goes_on && death.helo == helo && death.sending.contains(address)).count()
+    };
     let helos: Vec<&str> = copies.iter().map(|copy| copy.helo.as_str()).collect();
+    let sent = |helo: &str| helos.iter().filter(|other| **other == helo).count();
+    let explained = senders.iter().all(|helo| sent(helo) <= may_send(helo)) && survivors <= 1;
     (!explained).then(|| format!("repeated: {address} got copies from {helos:?} without a death that explains them"))
 }
 
@@ -220,9 +226,21 @@ mod tests {
         let death = |helo: &str, sending: &[&str]| Death {
             helo: helo.to_owned(),
             sending: sending.iter().map(|address| (*address).to_owned()).collect(),
+            goes_on: false,
         };
-        let deaths = [death("p1", &["a", "b"]), death("p2", &["b"]), death("p3", &["a"])];
-        let table: [(&[&str], bool); 8] = [
+        let still = |helo: &str, sending: &[&str]| Death { goes_on: true, ..death(helo, sending) };
+        let deaths = [
+            death("p1", &["a", "b"]),
+            death("p2", &["b"]),
+            death("p3", &["a"]),
+            still("p6", &["a"]),
+            still("p7", &["b"]),
+        ];
+        let table: [(&[&str], bool); 12] = [
+            (&["p6", "p6"], true),
+            (&["p6", "p4"], true),
+            (&["p6", "p6", "p6"], false),
+            (&["p7", "p7"], false),
             (&["p1"], true),
             (&["p4"], true),
             (&["p1", "p4"], true),

@@ -154,7 +154,7 @@ impl Site {
     /// Stands still until others have taken its lease, and goes on.
     pub fn freeze_for_longer_than_a_lease(&mut self, process: usize) {
         self.processes[process].app.freeze();
-        self.note_death(process);
+        self.note(process, true);
         let others = (self.size() - 1).to_string();
         let Database::Postgres(server, url) = &self.database else { panic!("on SQLite there is nobody to take it") };
         let leases = "SELECT COUNT(*) FROM workers WHERE lease_until IS NOT NULL";
@@ -164,7 +164,11 @@ impl Site {
 
     /// What was under way when that process was killed or stood still.
     pub fn note_death(&mut self, process: usize) {
-        let death = Death { helo: self.helo(process), sending: self.sending() };
+        self.note(process, false);
+    }
+
+    fn note(&mut self, process: usize, goes_on: bool) {
+        let death = Death { helo: self.helo(process), sending: self.sending(), goes_on };
         self.deaths.push(death);
     }
 
