@@ -181,6 +181,14 @@ pub fn repetitions(arrivals: &[Arrival]) -> usize {
     all.len() - different.len()
 }
 
+/// Those of them that came from another sender than the first.
+pub fn repetitions_by_others(arrivals: &[Arrival]) -> usize {
+    let all: BTreeSet<(&String, &String)> =
+        arrivals.iter().flat_map(|arrival| arrival.rcpt.iter().map(|address| (address, &arrival.helo))).collect();
+    let different: BTreeSet<&String> = all.iter().map(|(address, _)| *address).collect();
+    all.len() - different.len()
+}
+
 struct Judges {
     txt: TxtRecords,
     dkimpy: DkimPy,

@@ -61,7 +61,7 @@ pub use dns::{Named, NamedBuilder, Unbound};
 pub use gate::Gate;
 pub use judges::{Attachment, Decoded, DkimPy, MailAuthJudge, TxtRecords, our_verdict};
 pub use kms::{Kms, SignCall};
-pub use ledger::{Content, Death, Ledger, Posted, repetitions};
+pub use ledger::{Content, Death, Ledger, Posted, repetitions, repetitions_by_others};
 pub use load::{Client, Dice};
 pub use meddler::Meddler;
 pub use metadata::{cargo_metadata, cargo_tree, repository};

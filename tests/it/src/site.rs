@@ -2,7 +2,7 @@
 use crate::judges::python;
 use crate::{
     Api, App, AppBuilder, Arrival, Client, DEADLINE, Death, Dice, Domain, Ledger, Named, PostgresServer, Sink, Tenant,
-    World, enabled_domain, repetitions, repository, wait_for,
+    World, enabled_domain, repetitions, repetitions_by_others, repository, wait_for,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -236,11 +236,12 @@ impl Site {
         let in_flight = in_flight(&arrivals, &self.deaths);
         let repeated = repetitions(&arrivals);
         eprintln!(
-            "{} posted, {} acknowledgements, {} refusals, {} arrivals, of them {repeated} repeated; {} deaths with {in_flight} deliveries in flight",
+            "{} posted, {} acknowledgements, {} refusals, {} arrivals, of them {repeated} repeated ({} by a sender that stood still between); {} deaths with {in_flight} deliveries in flight",
             ledger.posted().len(),
             ledger.acknowledgements(),
             ledger.refusals(),
             arrivals.len(),
+            repeated - repetitions_by_others(&arrivals),
             self.deaths.len(),
         );
         if repeated > in_flight.min(self.deaths.len() * IN_FLIGHT) {

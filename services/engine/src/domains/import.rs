@@ -1,5 +1,5 @@
 //! Keys that were made elsewhere: read, vetted, compared with all that are known here, sealed.
-use super::{records, states};
+use super::{details_of_new, records, states};
 use crate::audit::Actor;
 use crate::rows::{DomainRow, EventRow, KeyRow};
 use crate::{Caller, Engine, Error, FieldError, Scope, ids};
@@ -72,14 +72,7 @@ impl Engine {
         let binding = self.new_binding(&domain, &name, selector);
         let stored = self.inner.sealed.adopt(&binding, Arc::clone(&imported)).await?;
         let key = self.pending_key(&domain, binding, CustodyKind::Imported, stored);
-        let details = json!({
-            "before": null,
-            "after": states::PENDING,
-            "selector": key.selector,
-            "algorithm": key.algorithm,
-            "custody": key.custody,
-        });
-        let audit = self.audit(caller, "key.imported", &key.id, details).of_domain(&domain.id);
+        let audit = self.audit(caller, "key.imported", &key.id, details_of_new(&key)).of_domain(&domain.id);
         let mut stored = self.inner.store.insert_key(&caller.tenant_id, &key, &audit).await;
         if matches!(stored, Err(StoreError::Conflict)) && chosen.is_some() && self.free_selector(&domain, &key).await? {
             stored = self.inner.store.insert_key(&caller.tenant_id, &key, &audit).await;

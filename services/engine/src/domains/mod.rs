@@ -287,14 +287,7 @@ impl Engine {
             self.admit_further(&domain).await?;
         }
         let key = self.make_key(&domain, &name, algorithm, custody).await?;
-        let details = json!({
-            "before": null,
-            "after": states::PENDING,
-            "selector": key.selector,
-            "algorithm": key.algorithm,
-            "custody": key.custody,
-        });
-        let audit = self.audit(caller, "key.created", &key.id, details).of_domain(&domain.id);
+        let audit = self.audit(caller, "key.created", &key.id, details_of_new(&key)).of_domain(&domain.id);
         if let Err(error) = self.inner.store.insert_key(&caller.tenant_id, &key, &audit).await {
             self.abandon(&key, &error).await;
             return Err(error.into());
@@ -417,6 +410,17 @@ impl CheckView {
         let records = self.records.iter().filter(|checked| checked.record.purpose == Purpose::Dmarc);
         records.flat_map(|checked| checked.found.iter().map(String::as_str))
     }
+}
+
+/// What the audit log tells of a key that came.
+fn details_of_new(key: &KeyRow) -> serde_json::Value {
+    json!({
+        "before": null,
+        "after": states::PENDING,
+        "selector": key.selector,
+        "algorithm": key.algorithm,
+        "custody": key.custody,
+    })
 }
 
 /// A selector that was never used.

@@ -1,10 +1,9 @@
 //! A tenant's own key in AWS KMS: what names it, and what has to be true before it is taken.
-use super::{DELEGATED, parse_algorithm, records, states};
+use super::{DELEGATED, details_of_new, parse_algorithm, records};
 use crate::delegation::slots;
 use crate::rows::{DomainRow, KeyRow};
 use crate::{Caller, Engine, Error, FieldError, Scope};
 use async_trait::async_trait;
-use serde_json::json;
 use signpost_dkim::{KeyAlgorithm, SigningDomain};
 use signpost_keys::{CustodyError, CustodyKind, ExternalIds, OurIdentity, OwnKeyError, OwnKeyFault, OwnKmsCustody};
 use signpost_store::{Store, StoreError};
@@ -127,15 +126,9 @@ impl Engine {
         // One at a time: each makes several calls to AWS.
         let _turn = self.turn_to_make(&caller.tenant_id).await;
         let key = self.taken_key(&domain, &name, &named).await?;
-        let details = json!({
-            "before": null,
-            "after": states::PENDING,
-            "selector": key.selector,
-            "algorithm": key.algorithm,
-            "custody": key.custody,
-            "kms_key_arn": named.key_arn,
-            "role_arn": named.role_arn,
-        });
+        let mut details = details_of_new(&key);
+        details["kms_key_arn"] = named.key_arn.into();
+        details["role_arn"] = named.role_arn.into();
         let audit = self.audit(caller, "key.created", &key.id, details).of_domain(&domain.id);
         match self.inner.store.insert_key(&caller.tenant_id, &key, &audit).await {
             Ok(()) => {}

@@ -2,7 +2,7 @@
 use super::key_steps::Turn;
 use super::policy::{self, PolicyChange, SigningPolicyView};
 use super::states::{self, Circumstances, Place, Sighting, Step};
-use super::{DELEGATED, KEYS_PER_DOMAIN, NewKey, own_key, parse_algorithm, records};
+use super::{DELEGATED, KEYS_PER_DOMAIN, NewKey, details_of_new, own_key, parse_algorithm, records};
 use crate::audit::Actor;
 use crate::custody::is_remote;
 use crate::delegation::slots;
@@ -289,15 +289,9 @@ impl Engine {
     }
 
     fn rotation_audit(&self, actor: Actor<'_>, domain: &DomainRow, former: Option<&KeyRow>, key: &KeyRow) -> AuditRow {
-        let details = json!({
-            "before": null,
-            "after": states::PENDING,
-            "reason": "rotation",
-            "replaces": former.map(|key| ids::public("key", &key.id)),
-            "selector": key.selector,
-            "algorithm": key.algorithm,
-            "custody": key.custody,
-        });
+        let mut details = details_of_new(key);
+        details["reason"] = "rotation".into();
+        details["replaces"] = former.map(|key| ids::public("key", &key.id)).into();
         self.audit_by(actor, &domain.tenant_id, "key.created", &key.id, details).of_domain(&domain.id)
     }
 
